@@ -1,0 +1,492 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every message on the wire, as types. docs/protocol.md tells the same for other languages.
+
+A header is one msgpack map whose `type` names the message. Pixels are never in it: each blob is a raw frame
+(C order, little-endian) after the header, and the header's `blobs` holds its dtype and shape. Skeletons travel
+as OpenPose's 54 numbers (x, y, score of the 18 COCO joints, missing joints 0, 0, 0), in pixels of the picture.
+What a client sends may hold no unknown field; what a server sends may (a newer server adds some).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BY_CODE, BadImage, BadInput, WalkOnError
+from .limits import Limits
+from .skeleton import Skeleton
+
+PROTOCOL = 1
+"""Version of the wire. Raised when an older client or server would misunderstand a newer one."""
+
+MAGIC = b"walkon/%d" % PROTOCOL
+"""First frame of every message, in both directions."""
+
+# `\Z`, not `$`: `$` would also match before a final newline.
+JobId: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")]
+Index: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+Keypoints: TypeAlias = list[float]
+"""54 numbers, see `Skeleton.from_openpose`."""
+DType: TypeAlias = Literal["uint8", "float16", "float32"]
+Array: TypeAlias = NDArray[Any]
+
+
+class Blob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one raw frame holds: exactly `prod(shape) * itemsize` bytes."""
+
+    dtype: DType
+    shape: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=1, le=1 << 24)], ...], msgspec.Meta(min_length=1, max_length=4)
+    ]
+
+    @classmethod
+    def of(cls, array: Array) -> Blob:
+        """The description of an array."""
+        return cls(array.dtype.name, tuple(array.shape))  # type: ignore[arg-type]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the frame."""
+        return math.prod(self.shape) * int(np.dtype(self.dtype).itemsize)
+
+
+# ---- what can be asked for -------------------------------------------------------------------------------
+
+
+class Detect(msgspec.Struct, frozen=True, tag="detect", forbid_unknown_fields=True):
+    """Find the people in a picture. Blob: `picture` `(H, W, 3)` or `(H, W, 4)` uint8. Answer: `Detected`."""
+
+    PICTURES: ClassVar[tuple[str, ...]] = ("picture",)
+
+
+class Place(msgspec.Struct, frozen=True, tag="place", forbid_unknown_fields=True):
+    """Propose skeletons for one more person. No blob. Answer: `Placed`.
+
+    Args:
+        context (`list` of 54-number lists): the people already there.
+        width, height (`int`): of the scene, in pixels.
+        count (`int`): candidates wanted.
+        seed (`int`): same seed, same candidates.
+        at (`(x, y)`, *optional*): where the feet shall go, in pixels.
+        network (`str`, *optional*): placement network; the server's default if None.
+    """
+
+    PICTURES: ClassVar[tuple[str, ...]] = ()
+    context: list[Keypoints]
+    width: Annotated[int, msgspec.Meta(ge=1)]
+    height: Annotated[int, msgspec.Meta(ge=1)]
+    count: Annotated[int, msgspec.Meta(ge=1)] = 8
+    seed: Index = 0
+    at: tuple[float, float] | None = None
+    network: Name | None = None
+
+
+class Refine(msgspec.Struct, frozen=True, tag="refine", forbid_unknown_fields=True):
+    """Make a skeleton anatomically cleaner. No blob. Answer: `Refined`."""
+
+    PICTURES: ClassVar[tuple[str, ...]] = ()
+    skeleton: Keypoints
+
+
+class Transfer(msgspec.Struct, frozen=True, tag="transfer", forbid_unknown_fields=True):
+    """Paint the actor in a pose. Blob: `actor` uint8. Answer: `Transferred` with one blob.
+
+    Args:
+        skeleton (54 numbers): the pose wanted, in pixels of the scene.
+        actor_person (`int`, *optional*): which person of the actor photo, 0 is the largest; the largest if None.
+        generator (`str`): transfer network.
+    """
+
+    PICTURES: ClassVar[tuple[str, ...]] = ("actor",)
+    skeleton: Keypoints
+    actor_person: Index | None = None
+    generator: Name = "motion"
+
+
+class Insert(msgspec.Struct, frozen=True, tag="insert", forbid_unknown_fields=True):
+    """The whole job. Blobs: `scene`, `actor`, uint8. Answer: `Inserted` with one blob.
+
+    Args:
+        skeleton (54 numbers, *optional*): the pose wanted; then there is no placement and no refinement.
+        context (`list` of 54-number lists, *optional*): the people of the scene; then there is no detection.
+        at (`(x, y)`, *optional*): where the feet shall go, in pixels of the scene.
+        seed (`int`): same seed, same result.
+        candidates (`int`): candidates to choose from.
+        actor_person (`int`, *optional*): which person of the actor photo, 0 is the largest; the largest if None.
+        generator (`str`): transfer network.
+        network (`str`, *optional*): placement network; the server's default if None.
+        color_strength (`float`, 0..1): how far colours move towards the scene's.
+    """
+
+    PICTURES: ClassVar[tuple[str, ...]] = ("scene", "actor")
+    skeleton: Keypoints | None = None
+    context: list[Keypoints] | None = None
+    at: tuple[float, float] | None = None
+    seed: Index = 0
+    candidates: Annotated[int, msgspec.Meta(ge=1)] = 8
+    actor_person: Index | None = None
+    generator: Name = "motion"
+    network: Name | None = None
+    color_strength: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.5
+
+
+Request: TypeAlias = Detect | Place | Refine | Transfer | Insert
+
+# ---- what comes back -------------------------------------------------------------------------------------
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One proposed skeleton (54 numbers) and its score; higher is better."""
+
+    skeleton: Keypoints
+    score: float
+
+
+class Detected(msgspec.Struct, frozen=True, tag="detected"):
+    """The people of a picture, largest first."""
+
+    people: list[Keypoints]
+
+
+class Placed(msgspec.Struct, frozen=True, tag="placed"):
+    """Candidates, best first."""
+
+    candidates: list[Candidate]
+
+
+class Refined(msgspec.Struct, frozen=True, tag="refined"):
+    """The cleaner skeleton."""
+
+    skeleton: Keypoints
+
+
+class Transferred(msgspec.Struct, frozen=True, tag="transferred"):
+    """A layer, whose pixels are the only blob: `(h, w, 4)` uint8, sRGB, straight alpha.
+
+    Args:
+        x, y (`int`): scene pixel in which the layer's first pixel lies; may be negative.
+        scale (`float`): scene pixels per layer pixel.
+        warnings (`list[str]`): what the user should know, e.g. that only the upper body was visible.
+    """
+
+    x: int
+    y: int
+    scale: float = 1.0
+    warnings: list[str] = []
+
+
+class Inserted(msgspec.Struct, frozen=True, tag="inserted"):
+    """A finished layer, whose pixels are the only blob: `(h, w, 4)` uint8, sRGB, straight alpha.
+
+    Args:
+        x, y (`int`): scene pixel in which the layer's first pixel lies; may be negative.
+        scale (`float`): scene pixels per layer pixel.
+        skeleton (54 numbers): the skeleton that was painted, in pixels of the scene.
+        candidates (`list[Candidate]`): all that were proposed, best first; empty where a skeleton was given.
+        context (`list` of 54-number lists): the people found or given.
+        seed (`int`): as asked.
+        seconds (`dict`): stage to seconds.
+        versions (`dict`): program to version.
+        weights (`dict`): network to SHA-256 of its weights.
+        warnings (`list[str]`): what the user should know.
+    """
+
+    x: int
+    y: int
+    scale: float
+    skeleton: Keypoints
+    candidates: list[Candidate]
+    context: list[Keypoints]
+    seed: int
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    weights: dict[str, str]
+    warnings: list[str] = []
+
+
+Answer: TypeAlias = Detected | Placed | Refined | Transferred | Inserted
+
+# ---- client to server ------------------------------------------------------------------------------------
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit", forbid_unknown_fields=True):
+    """Work socket: do this. The same id twice is one job; the second gets the first one's answer.
+
+    Args:
+        job (32 hex digits): made by the client (uuid4).
+        request (`Request`): what to do.
+        blobs (`list[Blob]`): one for each raw frame that follows.
+        deadline (seconds, *optional*): the job fails when it is not done by then, waiting included.
+    """
+
+    job: JobId
+    request: Request
+    blobs: list[Blob] = []
+    deadline: Annotated[float, msgspec.Meta(gt=0.0, le=86400.0)] | None = None
+
+
+class Fetch(msgspec.Struct, frozen=True, tag="fetch", forbid_unknown_fields=True):
+    """Work socket: send the result of that job here, now or when it is done."""
+
+    job: JobId
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel", forbid_unknown_fields=True):
+    """Control socket: give the job up. Harmless when it is done, cancelled or unknown."""
+
+    ask: Index
+    job: JobId
+
+
+class StatusRequest(msgspec.Struct, frozen=True, tag="status", forbid_unknown_fields=True):
+    """Control socket: how are you? `ask` is echoed in the reply."""
+
+    ask: Index
+
+
+WorkRequest: TypeAlias = Submit | Fetch
+ControlRequest: TypeAlias = Cancel | StatusRequest
+
+# ---- server to client ------------------------------------------------------------------------------------
+
+
+class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
+    """The job is in the queue or running; `ahead` jobs come before it."""
+
+    job: str
+    ahead: int
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """The job has begun a stage: number `index` of `count`, from 0. `seq` only grows."""
+
+    job: str
+    seq: int
+    stage: str
+    index: int
+    count: int
+
+
+class Result(msgspec.Struct, frozen=True, tag="result"):
+    """The job is done; nothing follows about it. `blobs` describes the raw frames after the header."""
+
+    job: str
+    answer: Answer
+    blobs: list[Blob] = []
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The job ended without a result, or a message was refused (`job` is empty where it named none)."""
+
+    job: str
+    code: str
+    message: str
+    fix: str
+    subject: str = ""
+
+    @classmethod
+    def of(cls, job: str, error: WalkOnError) -> Failed:
+        """The message that carries an error."""
+        return cls(job, error.code, error.message, error.fix, error.subject)
+
+    def error(self) -> WalkOnError:
+        """The error to raise: of the class that `code` names in shared.errors."""
+        return BY_CODE.get(self.code, WalkOnError)(self.message, self.fix, self.subject)
+
+
+class CancelReply(msgspec.Struct, frozen=True, tag="cancel_reply"):
+    """Whether this request ended the job: False when it was already over or is unknown."""
+
+    ask: int
+    job: str
+    cancelled: bool
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why a server cannot work, as in `Failed`."""
+
+    code: str
+    message: str
+    fix: str
+
+
+class Status(msgspec.Struct, frozen=True, tag="status_reply"):
+    """State of the server.
+
+    Args:
+        ask (`int`): of the request.
+        ready (`bool`): warmed up through all stages; jobs sent earlier wait.
+        stage (`str`): what warm-up is doing; empty afterwards.
+        problem (`Problem`, *optional*): why warm-up failed; jobs then fail with the same.
+        stopping (`bool`): takes no more jobs.
+        version (`str`), protocol (`int`), pid (`int`): of the server.
+        limits (`Limits`): what it takes at most.
+        waiting (`int`): jobs in the queue, without the running one.
+        running (`str`): id of the running job; empty when idle.
+        device (`str`): what computes, e.g. `cpu`.
+        memory (`int`): resident bytes of the server process.
+        weights (`dict`): network to SHA-256 of its weights.
+        uptime (`float`): seconds since the start.
+    """
+
+    ask: int
+    ready: bool
+    stage: str
+    problem: Problem | None
+    stopping: bool
+    version: str
+    protocol: int
+    pid: int
+    limits: Limits
+    waiting: int
+    running: str
+    device: str
+    memory: int
+    weights: dict[str, str]
+    uptime: float
+
+
+WorkReply: TypeAlias = Accepted | Progress | Result | Failed
+ControlReply: TypeAlias = CancelReply | Status | Failed
+
+# ---- bytes -----------------------------------------------------------------------------------------------
+
+encode = msgspec.msgpack.Encoder().encode
+work_requests = msgspec.msgpack.Decoder(WorkRequest)
+control_requests = msgspec.msgpack.Decoder(ControlRequest)
+work_replies = msgspec.msgpack.Decoder(WorkReply)
+control_replies = msgspec.msgpack.Decoder(ControlReply)
+
+T = TypeVar("T")
+
+
+def decode(decoder: msgspec.msgpack.Decoder[T], header: bytes) -> T:
+    """The message in a header.
+
+    Raises:
+        BadInput: not msgpack, or not a message of the decoder's type; names the field.
+    """
+    try:
+        return decoder.decode(header)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        # Deeply nested arrays end in a RecursionError, which is no DecodeError.
+        reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise BadInput(
+            f"message header: {reason}", "Send what docs/protocol.md describes", "header"
+        ) from error
+
+
+class _JobOnly(msgspec.Struct):
+    job: JobId
+
+
+_job_only = msgspec.msgpack.Decoder(_JobOnly)
+
+
+def job_of(header: bytes) -> str:
+    """The job id of a header that is otherwise refused; empty where it cannot be read."""
+    try:
+        return _job_only.decode(header).job
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return ""
+
+
+def array_of(blob: Blob, frame: memoryview | bytes, subject: str) -> Array:
+    """A read-only view of a raw frame.
+
+    Raises:
+        BadInput: the frame's size does not fit.
+    """
+    size = frame.nbytes if isinstance(frame, memoryview) else len(frame)
+    if size != blob.nbytes:
+        raise BadInput(
+            f"{subject}: the frame has {size} bytes, not {blob.nbytes} ({'x'.join(map(str, blob.shape))} {blob.dtype})",
+            "Send each blob whole, in C order",
+            subject,
+        )
+    array: Array = np.frombuffer(frame, dtype=np.dtype(blob.dtype).newbyteorder("<")).reshape(blob.shape)
+    array.setflags(write=False)
+    return array
+
+
+def check(request: Request, blobs: Sequence[Blob], limits: Limits) -> None:
+    """Hold a request against the limits. Both ends do so: the client before it sends, the server always.
+
+    Raises:
+        BadImage: a picture of the wrong form, or too large.
+        BadInput: anything else out of range.
+    """
+    names = request.PICTURES
+    kind = type(request).__name__.lower()
+    if len(blobs) != len(names):
+        raise BadInput(
+            f"{kind}: {len(blobs)} pictures were given, not {len(names)}",
+            f"Give {' and '.join(names)}" if names else "Give no picture",
+            "blobs",
+        )
+    for name, blob in zip(names, blobs, strict=True):
+        _check_picture(name, blob, limits)
+    total = sum(blob.nbytes for blob in blobs)
+    if total > limits.max_job_bytes:
+        raise BadImage(
+            f"{kind}: {total / 1e6:.0f} MB of pictures, the server takes {limits.max_job_bytes / 1e6:.0f} MB",
+            "Use smaller pictures",
+            "blobs",
+        )
+    if isinstance(request, Place | Insert):
+        _check_context(request.context or [], limits)
+        _check_count(request.count if isinstance(request, Place) else request.candidates, limits)
+        if request.at is not None and not all(math.isfinite(value) for value in request.at):
+            raise BadInput("at: is not a finite number", "Give the x and y of a pixel of the scene", "at")
+    if isinstance(request, Place) and max(request.width, request.height) > limits.max_side:
+        raise BadInput(
+            f"width, height: {request.width} x {request.height} is beyond {limits.max_side} pixels",
+            "Give the size of the scene in pixels",
+            "width",
+        )
+    if isinstance(request, Refine | Transfer | Insert) and request.skeleton is not None:
+        Skeleton.from_openpose(request.skeleton, "skeleton")
+
+
+def _check_picture(name: str, blob: Blob, limits: Limits) -> None:
+    if blob.dtype != "uint8" or len(blob.shape) != 3 or blob.shape[2] not in (3, 4):
+        raise BadImage(
+            f"{name}: is {'x'.join(map(str, blob.shape))} {blob.dtype}, not height x width x 3 or 4 uint8",
+            "Convert it to 8-bit RGB or RGBA",
+            name,
+        )
+    height, width = blob.shape[:2]
+    too_large = width * height > limits.max_megapixels * 1e6 or blob.nbytes > limits.max_blob_bytes
+    if too_large or max(width, height) > limits.max_side:
+        raise BadImage(
+            f"{name}: {width} x {height} pixels; the server takes {limits.max_megapixels:g} megapixels"
+            f" and {limits.max_side} pixels a side",
+            "Scale the picture down, or raise the server's limit",
+            name,
+        )
+
+
+def _check_context(context: Sequence[Keypoints], limits: Limits) -> None:
+    if len(context) > limits.max_people:
+        raise BadInput(
+            f"context: {len(context)} people; the server takes {limits.max_people}",
+            "Leave out the people that are far from where the new one goes",
+            "context",
+        )
+    for index, person in enumerate(context):
+        Skeleton.from_openpose(person, f"context: person {index}")
+
+
+def _check_count(count: int, limits: Limits) -> None:
+    if count > limits.max_candidates:
+        raise BadInput(
+            f"candidates: {count}; the server gives {limits.max_candidates} at most",
+            "Ask for fewer",
+            "candidates",
+        )
