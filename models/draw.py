@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drawing skeletons over a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.skeleton import LIMBS, Skeleton
+
+Colour = tuple[int, int, int]
+
+COLOURS: tuple[Colour, ...] = (
+    (230, 80, 60), (60, 160, 240), (90, 200, 80), (240, 190, 50), (190, 110, 230), (60, 210, 200), (240, 130, 180), (170, 140, 90),
+)  # fmt: skip
+"""Colours of people, sRGB, taken in turn."""
+CONTEXT: Colour = (165, 165, 165)
+CHOSEN: Colour = (255, 255, 255)
+_OUTLINE: Colour = (20, 20, 20)
+_FINE = 4
+"""Fractional bits of OpenCV's drawing coordinates."""
+
+
+def draw_people(
+    rgb: NDArray[np.uint8], people: Sequence[Skeleton], colours: Sequence[Colour] = COLOURS, width: float | None = None
+) -> NDArray[np.uint8]:
+    """A copy of the picture with skeletons over it, the first person on top.
+
+    Args:
+        rgb (`(H, W, 3)` uint8): sRGB.
+        people (sequence of `Skeleton`): in pixels of the picture.
+        colours (sequence of sRGB triples, *optional*): one for each person, repeated where there are more people.
+        width (`float`, *optional*): of a limb in pixels; by default it follows the picture's size.
+    """
+    drawn = np.ascontiguousarray(rgb).copy()
+    line = max(1.0, max(rgb.shape[:2]) / 250) if width is None else width
+    outline = line + max(1.0, line / 2)
+    for index in reversed(range(len(people))):
+        person, colour = people[index], colours[index % len(colours)]
+        # Pixel centres lie at +0.5 in our coordinates and at whole numbers in OpenCV's.
+        points = np.rint((person.xy - 0.5) * 2**_FINE).astype(int).tolist()
+        bones = [(a, b) for a, b in LIMBS if person.visible[a] and person.visible[b]]
+        joints = [i for i in range(len(points)) if person.visible[i]]
+        for stroke, ink in ((outline, _OUTLINE), (line, colour)):
+            for a, b in bones:
+                cv2.line(drawn, points[a], points[b], ink, round(stroke), cv2.LINE_AA, _FINE)
+            for i in joints:
+                cv2.circle(drawn, points[i], round(stroke * 0.9 * 2**_FINE), ink, -1, cv2.LINE_AA, _FINE)
+    return drawn
