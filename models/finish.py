@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a transferred person to a layer: colour and sharpness of the scene, nearer people in front, 8-bit layer.
+"""From a transferred person to a layer: the scene's colours and sharpness, order in depth, 8 bits.
 
-Everything here is arithmetic on arrays; no network is involved. The paper pastes the generated person as it is
-(section III-C ends with the picture, notes of the authors' code have no such step), so nothing below has a
-counterpart there.
+Everything here is arithmetic on arrays; no network is involved. The paper inserts the generated person as it
+is, at the place found in stage 1 (section I), so nothing below has a counterpart there.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from shared.skeleton import (
 if TYPE_CHECKING:
     from models.motion import Person
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
 
 DEFAULT_STRENGTH = 1.0
@@ -103,18 +102,11 @@ class _Colours:
     @classmethod
     def of(cls, lab: Floats) -> _Colours:
         lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
-        near = (
-            (chroma < _NEUTRAL) & (lightness > 0.2) & (lightness < 0.97)
-        )  # black and clipped pixels have no hue
-        cast = (lab[near, 1:] / lab[near, :1]).mean(0) if near.any() else np.zeros(2)
+        # Black and clipped pixels have no hue.
+        near = (chroma < _NEUTRAL) & (lightness > 0.2) & (lightness < 0.97)
+        cast = (lab[near, 1:] / lab[near, :1]).mean(0) if near.any() else np.zeros(2, np.float32)
         black, white = np.percentile(lightness, (3, 97))
-        return cls(
-            float(black),
-            float(white),
-            cast.astype(np.float32),
-            float(near.mean()),
-            float(np.percentile(chroma, 90)),
-        )
+        return cls(float(black), float(white), cast, float(near.mean()), float(np.percentile(chroma, 90)))
 
 
 def _sample(rgb: Floats, weight: NDArray[np.bool_]) -> Floats:
@@ -123,7 +115,7 @@ def _sample(rgb: Floats, weight: NDArray[np.bool_]) -> Floats:
     return to_oklab(pixels[:: max(1, len(pixels) // _SAMPLES)])
 
 
-def _monochrome(lab: Floats) -> tuple[float, NDArray[np.float64]]:
+def _monochrome(lab: Floats) -> tuple[float, Floats]:
     """How far the scene has a single hue per lightness (a grey or toned picture), 0..1, and that tone.
 
     Returns:
@@ -145,10 +137,11 @@ def harmonise(
 ) -> Person:
     """The person with exposure, black point, colour cast, saturation and sharpness moved towards the scene's.
 
-    The scene is judged by its people where their mattes are given, else by the surroundings of the person. Each
-    correction has a limit, so that skin stays skin and a black suit black: exposure -1.8 to +1 stops, black
-    point 0.08 of lightness, cast 0.04, saturation 0.7 to 1.15. Only a grey or toned scene is followed without limit: there
-    the person takes the scene's tone.
+    The scene is judged by its people where their mattes are given, else by the surroundings of the person,
+    and by the whole of it for the colour of its light. Each correction has a limit, so that skin stays skin and
+    a white shirt white: exposure -1.5 to +0.8 stops, black point -0.08 to +0.06 of lightness, cast 0.04,
+    saturation 0.75 to 1.15, blur 2 pixels. Only a grey or toned scene is followed without limit: there the
+    person takes the scene's tone.
 
     Args:
         person (`Person`): premultiplied, in scene pixels.
@@ -161,7 +154,7 @@ def harmonise(
     """
     if not 0.0 <= strength <= 1.0:
         raise BadInput(
-            f"strength: is {strength}, not between 0 and 1", "Give a number from 0 to 1", "strength"
+            f"strength: {strength} is not between 0 and 1", "Give a number from 0 to 1", "strength"
         )
     alpha = person.rgba[..., 3:]
     solid = alpha[..., 0] > 0.5
@@ -177,17 +170,20 @@ def harmonise(
     surroundings = _Colours.of(everything)
 
     lab = to_oklab(straight)
-    # Oklab is a cube root of light: a factor on (L, a, b) is an exposure, 2 ** (stops / 3).
-    exposure = np.clip((theirs.white / max(own.white, 0.05)) ** 0.8, 0.66, 1.26)
+    # Oklab is a cube root of light: a factor on (L, a, b) is an exposure, 2 ** (stops / 3). Bright or dark clothes
+    # mislead, so the people's white is tempered with the whole scene's and followed half of the way.
+    white = np.sqrt(max(theirs.white, 0.05) * max(surroundings.white, 0.05))
+    exposure = np.clip((white / max(own.white, 0.05)) ** 0.5, 0.7, 1.2)
     lab *= exposure
-    black = 0.7 * np.clip(theirs.black - own.black * exposure, -0.08, 0.08)
+    black = 0.7 * np.clip(theirs.black - own.black * exposure, -0.12, 0.08)
     lab[..., 0] += black * (1 - lab[..., 0])  # haze lifts the shadows and leaves the lights
 
     # The light's colour shows in what should be grey, in the whole scene; few grey surfaces tell little.
     trust = min(1.0, own.neutral / 0.15) * min(1.0, surroundings.neutral / 0.15)
     cast = 0.6 * trust * (surroundings.cast - own.cast)
     cast *= min(1.0, 0.04 / max(float(np.hypot(*cast)), 1e-6))
-    saturation = np.clip((surroundings.chroma / max(own.chroma, 0.02)) ** 0.5, 0.7, 1.15)
+    chroma = max(theirs.chroma, surroundings.chroma)
+    saturation = np.clip((chroma / max(own.chroma, 0.02)) ** 0.5, 0.75, 1.15)
     coloured = lab[..., 1:] * saturation + lab[..., :1] * cast
     lightness = lab[..., :1]
     toned = np.concatenate([np.ones_like(lightness), lightness, lightness**2], -1) @ tone
@@ -220,15 +216,15 @@ def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _softness(rgb: Floats, where: NDArray[np.bool_]) -> float:
     """Standard deviation in pixels of the blur of the sharpest edges.
 
-    The ratio of an edge's gradient to its gradient after one more blur tells its width (Zhuo and Sim, "Defocus
-    map estimation from a single image", Pattern Recognition 2011).
+    The ratio of an edge's gradient to its gradient after one more blur tells its width (Zhuo and Sim,
+    "Defocus map estimation from a single image", Pattern Recognition 2011).
     """
     grey = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
 
     def gradient(image: Floats) -> Floats:
         return np.hypot(cv2.Sobel(image, cv2.CV_32F, 1, 0), cv2.Sobel(image, cv2.CV_32F, 0, 1))
 
-    before, after = gradient(grey), gradient(cv2.GaussianBlur(grey, (0, 0), 1.0))
+    before, after = gradient(grey), gradient(_gaussian(grey, 1.0))
     inside = before[where]
     if inside.size < 200:
         return 0.0
@@ -239,15 +235,16 @@ def _softness(rgb: Floats, where: NDArray[np.bool_]) -> float:
     return float(np.sqrt(1.0 / max(ratio**2 - 1.0, 0.02)))
 
 
+def _gaussian(image: Floats, sigma: float) -> Floats:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
+
+
 def _blurred(person: Person, sigma: float) -> Person:
     if sigma < 0.3:  # less is not seen
         return person
     margin = int(np.ceil(3 * sigma))
-    padded = cv2.copyMakeBorder(
-        person.rgba, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0)
-    )
-    soft = cv2.GaussianBlur(padded, (0, 0), sigma)
-    return replace(person, rgba=soft, x=person.x - margin, y=person.y - margin)
+    padded = np.pad(person.rgba, ((margin, margin), (margin, margin), (0, 0)))
+    return replace(person, rgba=_gaussian(padded, sigma), x=person.x - margin, y=person.y - margin)
 
 
 # --- order in depth -----------------------------------------------------------------------------------------
@@ -262,8 +259,8 @@ _TORSO_PER_EYES = 8.0
 def ground(skeleton: Skeleton, height: float) -> float:
     """The y pixel coordinate where the person's feet are, estimated from what is visible.
 
-    Ankles if visible; otherwise the rest of the legs is added, in proportion to the torso, shoulders or face. A
-    person whose feet would come to lie near the frame's bottom or below is cut by it and stands there or nearer.
+    Ankles if visible; otherwise the rest of the legs is added, in proportion to the torso, shoulders or face.
+    A person whose feet would lie near the frame's bottom or below is cut by it and stands there or nearer.
 
     Args:
         skeleton (`Skeleton`): in scene pixels.
@@ -295,7 +292,7 @@ def ground(skeleton: Skeleton, height: float) -> float:
 
 
 def _torso(skeleton: Skeleton) -> float:
-    """Length from neck to hips in pixels; the largest estimate, as each is shortened by turning or bending."""
+    """Length from neck to hips in pixels: the largest estimate, as turning or bending shortens each."""
     xy, visible = skeleton.xy, skeleton.visible
 
     def distance(first: int, second: int) -> float:
@@ -311,7 +308,7 @@ def _torso(skeleton: Skeleton) -> float:
 
 
 def nearer(other: Skeleton, target: Skeleton, height: float) -> bool:
-    """Whether `other` stands in front of `target`: its feet are lower in the picture. Equal feet: it does not."""
+    """Whether `other` stands in front of `target`: its feet are lower in the picture, not just as low."""
     return ground(other, height) > ground(target, height)
 
 
@@ -350,8 +347,8 @@ class Layer:
     """The inserted person as an artist keeps it.
 
     Args:
-        rgba (`(h, w, 4)` uint8 array): sRGB with straight alpha, cropped to where alpha is above 0; it may reach
-            beyond the scene's frame.
+        rgba (`(h, w, 4)` uint8 array): sRGB with straight alpha, cropped to where alpha is above 0; it may
+            reach beyond the scene's frame.
         x (`int`): scene pixel column of the layer's left edge, may be negative.
         y (`int`): scene pixel row of its top edge, may be negative.
         scale (`float`, *optional*, defaults to 1): scene pixels per layer pixel.
@@ -393,8 +390,8 @@ def _straight_bytes(premultiplied: Floats) -> Bytes:
 def composite(scene: Bytes, layer: Layer) -> Bytes:
     """The scene with the layer over it, in 8-bit sRGB values: `(a * layer + (255 - a) * scene + 127) // 255`.
 
-    Integer arithmetic, so that everyone gets the same bytes. Where alpha is 0 the scene's bytes stay as they are;
-    what lies outside the frame is left out. A layer whose scale is not 1 is resampled first (`resampled`).
+    Integer arithmetic, so that everyone gets the same bytes. Where alpha is 0 the scene's bytes stay as they
+    are; what lies outside the frame is left out. A layer whose scale is not 1 is resampled first (`resampled`).
 
     Args:
         scene (`(H, W, 3)` uint8 array): sRGB; it isn't changed.
@@ -417,7 +414,9 @@ def resampled(layer: Layer) -> Layer:
     values = layer.rgba.astype(np.float32) / 255
     values[..., :3] *= values[..., 3:]
     method = cv2.INTER_AREA if layer.scale < 1 else cv2.INTER_CUBIC
-    return replace(layer, rgba=_straight_bytes(cv2.resize(values, size, interpolation=method)), scale=1.0)
+    return replace(
+        layer, rgba=_straight_bytes(np.asarray(cv2.resize(values, size, interpolation=method))), scale=1.0
+    )
 
 
 def flipped(layer: Layer) -> Layer:
