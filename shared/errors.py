@@ -105,4 +105,5 @@ class ServerFault(WalkOnError):
     code = "server_fault"
 
 
-BY_CODE: dict[str, type[WalkOnError]] = {cls.code: cls for cls in (WalkOnError, *WalkOnError.__subclasses__())}
+BY_CODE: dict[str, type[WalkOnError]] = {WalkOnError.code: WalkOnError}
+BY_CODE.update((kind.code, kind) for kind in WalkOnError.__subclasses__())

@@ -121,7 +121,7 @@ class Insert(msgspec.Struct, frozen=True, tag="insert", forbid_unknown_fields=Tr
         actor_person (`int`, *optional*): which person of the actor photo, 0 is the largest; the largest if None.
         generator (`str`): transfer network.
         network (`str`, *optional*): placement network; the server's default if None.
-        color_strength (`float`, 0..1): how far colours move towards the scene's.
+        color_strength (`float`, 0..1, *optional*): how far colours move towards the scene's; the default if None.
     """
 
     PICTURES: ClassVar[tuple[str, ...]] = ("scene", "actor")
@@ -133,7 +133,7 @@ class Insert(msgspec.Struct, frozen=True, tag="insert", forbid_unknown_fields=Tr
     actor_person: Index | None = None
     generator: Name = "motion"
     network: Name | None = None
-    color_strength: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.5
+    color_strength: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] | None = None
 
 
 Request: TypeAlias = Detect | Place | Refine | Transfer | Insert
