@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from shared.errors import BadInput, Cancelled, DeadlineExceeded, Overloaded, ServerUnreachable, WalkOnError
+from shared.errors import BadInput, Cancelled, DeadlineExceeded, Overloaded, WalkOnError
 from shared.limits import Limits
 from shared.messages import Answer, Array, Blob, Request
 
@@ -250,23 +250,28 @@ class JobTable:
         due += [job.ended + self.keep_seconds for job in list(self._over.values())[:1]]
         return max(0.0, min(due) - self._clock()) if due else None
 
-    def stop(self, running_too: bool) -> list[Job]:
-        """End all waiting jobs, and the running one if asked to.
+    def fail_waiting(self, error: WalkOnError) -> list[Job]:
+        """End all waiting jobs with that error.
 
         Returns:
             the jobs that this ended.
         """
         jobs = list(self._waiting.values())
-        if running_too and self._active is not None and self._active.state is not State.OVER:
-            jobs.insert(0, self._active)
         for job in jobs:
-            self._give_up(
-                job,
-                ServerUnreachable(
-                    f"job {job.id}: the server was stopped", "Start the server and send the job again", job.id
-                ),
-            )
+            self._give_up(job, error)
         return jobs
+
+    def fail_running(self, error: WalkOnError) -> list[Job]:
+        """End the running job, if there is one, with that error; the worker may still be on it.
+
+        Returns:
+            the jobs that this ended, at most one.
+        """
+        job = self._active
+        if job is None or job.state is State.OVER:
+            return []
+        self._give_up(job, error)
+        return [job]
 
     def _give_up(self, job: Job, error: WalkOnError) -> None:
         job.given_up.set()

@@ -1,0 +1,683 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model server: sockets in one thread, networks in another.
+
+The socket thread owns both ROUTERs and the job table, and never waits for a network: jobs go to the worker
+thread through a queue, what it has to say comes back through another, with a byte on a socket pair to wake the
+poller. So a status or a cancel is answered while a network computes. docs/protocol.md describes the wire.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hmac
+import ipaddress
+import logging
+import os
+import queue
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+import structlog
+import zmq
+
+from server.jobs import Job, JobTable, Outcome, State
+from shared import __version__, messages
+from shared.client import Connection, default_connection_file
+from shared.errors import (
+    BadInput,
+    Cancelled,
+    ServerFault,
+    ServerUnreachable,
+    VersionMismatch,
+    WalkOnError,
+)
+from shared.limits import Limits
+from shared.messages import Answer, Array, Failed, Request
+
+GRACE = 5.0
+"""Seconds that the running job gets to finish when the server is asked to stop."""
+
+LONGEST_NAP = 0.5  # seconds; on Windows a signal is only seen when the poller returns
+
+log = structlog.get_logger("walkon")
+
+
+class Pipeline(Protocol):
+    """What does the work; server.pipeline.Pipeline is one."""
+
+    def warm_up(self, progress: Callable[[str], None]) -> None:
+        """Run through all stages once; `progress` is told each stage's name."""
+
+    def run(
+        self,
+        request: Request,
+        blobs: Sequence[Array],
+        progress: Callable[[str, int, int], None],
+        cancelled: Callable[[], bool],
+    ) -> tuple[Answer, list[Array]]:
+        """Do one request. `progress(stage, index, count)` raises `Cancelled` when the job was given up."""
+
+
+# ---- what the worker tells the socket thread -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Warming:
+    stage: str
+
+
+@dataclass(frozen=True)
+class _Warm:
+    problem: WalkOnError | None
+
+
+@dataclass(frozen=True)
+class _Stage:
+    job: Job
+    stage: str
+    index: int
+    count: int
+
+
+@dataclass(frozen=True)
+class _Done:
+    outcome: Outcome
+
+
+class Server:
+    """A server of one pipeline.
+
+    Args:
+        pipeline (`Pipeline`): does the work, in a thread of its own.
+        connection_file (`Path`, *optional*): where clients look; the user's own place if None.
+        host (`str`): a loopback address.
+        port (`int`): for work, the next one for control; 0 for any two that are free.
+        limits (`Limits`): what it takes at most.
+        weights (*optional*): asked once after warm-up for the weights' hashes that `Status` tells.
+        grace (`float`): seconds that the running job gets when the server is asked to stop.
+
+    Raises:
+        BadInput: a host beyond loopback, a port that is taken, or another server runs for that file.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        connection_file: str | Path | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        limits: Limits | None = None,
+        weights: Callable[[], dict[str, str]] = dict,
+        grace: float = GRACE,
+    ) -> None:
+        self.connection_file = Path(connection_file or default_connection_file())
+        self.limits = limits or Limits()
+        self._pipeline = pipeline
+        self._weights = weights
+        self._grace = grace
+        self._started = time.monotonic()
+        self._process = psutil.Process()
+        self._table = JobTable(self.limits)
+        self._warming = "start"
+        self._problem: WalkOnError | None = None
+        self._known_weights: dict[str, str] = {}
+        self._stops = 0
+        self._stop_at: float | None = None
+        self._undelivered: set[str] = set()  # jobs whose result waits for room in the client's pipe
+        self._todo: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._told: queue.SimpleQueue[_Warming | _Warm | _Stage | _Done] = queue.SimpleQueue()
+        self._key = secrets.token_hex(32).encode()
+
+        _check_host(host)
+        _refuse_second_server(self.connection_file)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            self._work = self._bind(host, port, self.limits.max_blob_bytes)
+            self._control = self._bind(host, port + 1 if port else 0, 1 << 16)
+            self.connection = Connection(
+                messages.PROTOCOL,
+                __version__,
+                os.getpid(),
+                self._work.getsockopt_string(zmq.LAST_ENDPOINT),
+                self._control.getsockopt_string(zmq.LAST_ENDPOINT),
+                self._key.decode(),
+            )
+            _write_connection(self.connection_file, self.connection)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self._worker = threading.Thread(target=self._do_jobs, name="walkon-worker", daemon=True)
+
+    @property
+    def ready(self) -> bool:
+        """Warmed up."""
+        return not self._warming and self._problem is None
+
+    @property
+    def worker_is_busy(self) -> bool:
+        """Whether the worker thread is still in a network; after `run` only where a stop did not wait for it."""
+        return self._worker.is_alive()
+
+    def stop(self) -> None:
+        """Ask the server to stop; from any thread or signal handler. The second time it waits for nothing."""
+        self._stops += 1
+        self._wake()
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        log.info(
+            "listening",
+            work=self.connection.work,
+            control=self.connection.control,
+            file=str(self.connection_file),
+            pid=self.connection.pid,
+            version=__version__,
+        )
+        poller = zmq.Poller()
+        for waited_for in (self._work, self._control, self._wake_out):
+            poller.register(waited_for, zmq.POLLIN)
+        self._worker.start()
+        try:
+            while not self._is_over():
+                poller.poll(self._nap())
+                self._drain_wake()
+                self._hear_worker()
+                self._receive(self._control, self._read_control)
+                self._receive(self._work, self._read_work)
+                for job in self._table.expire():
+                    self._deliver(job)
+                for job_id in list(self._undelivered):
+                    self._redeliver(job_id)
+                self._start_next()
+        finally:
+            self._close()
+
+    # ---- the loop's parts --------------------------------------------------------------------------------
+
+    def _nap(self) -> int:
+        due = self._table.seconds_to_next()
+        nap = LONGEST_NAP if due is None else min(due, LONGEST_NAP)
+        if self._undelivered:
+            nap = min(nap, 0.05)
+        return int(np.ceil(nap * 1000))
+
+    def _is_over(self) -> bool:
+        if self._stops == 0:
+            return False
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + self._grace
+            log.info("stopping", waiting=self._table.waiting, running=self._running())
+            for job in self._table.fail_waiting(_stopped()):
+                self._deliver(job)
+        return not self._running() or self._stops > 1 or time.monotonic() >= self._stop_at
+
+    def _running(self) -> str:
+        job = self._table.active
+        return job.id if job is not None and job.state is State.RUNNING else ""
+
+    def _start_next(self) -> None:
+        if self.ready and (job := self._table.begin()) is not None:
+            self._todo.put(job)
+
+    def _close(self) -> None:
+        for job in self._table.fail_running(_stopped()) + self._table.fail_waiting(_stopped()):
+            self._deliver(job)
+        self._todo.put(None)
+        self._worker.join(0.5)
+        _remove_connection(self.connection_file, self.connection)
+        self._context.destroy(linger=1000)  # the last answers still leave
+        self._wake_in.close()
+        self._wake_out.close()
+        log.info("stopped")
+
+    def _bind(self, host: str, port: int, max_frame: int) -> zmq.Socket[bytes]:
+        router = self._context.socket(zmq.ROUTER)
+        router.setsockopt(zmq.LINGER, 0)
+        router.setsockopt(zmq.MAXMSGSIZE, max_frame)
+        # Counted in messages, and one may hold several large frames.
+        router.setsockopt(zmq.RCVHWM, 4)
+        router.setsockopt(zmq.SNDHWM, 32)
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an error instead of silence when a client is gone
+        router.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+        router.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10_000)
+        router.setsockopt(zmq.HANDSHAKE_IVL, 3000)
+        try:
+            router.bind(f"tcp://{host}:{port or '*'}")
+        except zmq.ZMQError as error:
+            raise BadInput(
+                f"port {port} on {host}: cannot be used ({error.strerror})",
+                "Choose another port, or 0 for any that is free",
+                "port",
+            ) from error
+        return router
+
+    # ---- worker thread -----------------------------------------------------------------------------------
+
+    def _tell(self, event: _Warming | _Warm | _Stage | _Done) -> None:
+        self._told.put(event)
+        self._wake()
+
+    def _do_jobs(self) -> None:
+        started = time.monotonic()
+        try:
+            self._pipeline.warm_up(lambda stage: self._tell(_Warming(stage)))
+            self._known_weights = self._weights()
+        except WalkOnError as error:
+            log.error("warm-up failed", code=error.code, error=str(error))
+            self._tell(_Warm(error))
+            return
+        except Exception as error:  # whatever it is, clients are to be told
+            log.exception("warm-up failed")
+            self._tell(_Warm(_fault("warm-up", error)))
+            return
+        log.info("ready", seconds=round(time.monotonic() - started, 2))
+        self._tell(_Warm(None))
+        while (job := self._todo.get()) is not None:
+            outcome = self._do(job)
+            del job  # its pictures
+            self._tell(_Done(outcome))
+            del outcome
+
+    def _do(self, job: Job) -> Outcome:
+        bound = log.bind(job=job.id, request=type(job.request).__name__.lower())
+        started = time.monotonic()
+
+        def progress(stage: str, index: int, count: int) -> None:
+            if job.given_up.is_set():
+                raise Cancelled(f"job {job.id}: was given up", "Send it again if it was a mistake", job.id)
+            self._tell(_Stage(job, stage, index, count))
+
+        try:
+            answer, arrays = self._pipeline.run(job.request, job.blobs, progress, job.given_up.is_set)
+        except WalkOnError as error:
+            bound.info("failed", code=error.code, error=str(error))
+            return Outcome(error=error)
+        except Exception as error:  # noqa: BLE001 - one bad job must not end the server
+            bound.exception("failed")
+            return Outcome(error=_fault(f"job {job.id}", error))
+        bound.info("done", seconds=round(time.monotonic() - started, 3))
+        return Outcome(answer, [np.ascontiguousarray(array) for array in arrays])
+
+    # ---- from the worker ---------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        # Full: the poller wakes anyway. Closed: nobody is left to wake.
+        with contextlib.suppress(OSError):
+            self._wake_in.send(b"\0")
+
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._wake_out.recv(4096):
+                pass
+
+    def _hear_worker(self) -> None:
+        while not self._told.empty():
+            event = self._told.get()
+            if isinstance(event, _Warming):
+                self._warming = event.stage
+            elif isinstance(event, _Warm):
+                self._warming = ""
+                self._problem = event.problem
+                if event.problem is not None:
+                    for job in self._table.fail_waiting(event.problem):
+                        self._deliver(job)
+            elif isinstance(event, _Stage):
+                job = event.job
+                if job.state is State.RUNNING:
+                    self._reply(
+                        self._work,
+                        job.owner,
+                        messages.Progress(job.id, job.progress, event.stage, event.index, event.count),
+                    )
+                    job.progress += 1
+            else:
+                ended = self._table.worker_done(event.outcome)
+                if ended is not None:
+                    self._deliver(ended)
+
+    # ---- to clients --------------------------------------------------------------------------------------
+
+    def _reply(
+        self,
+        router: zmq.Socket[bytes],
+        identity: bytes,
+        message: messages.WorkReply | messages.ControlReply,
+        blobs: Sequence[Array] = (),
+    ) -> bool:
+        """Send, without waiting. False if the client's pipe is full; a client that is gone counts as sent."""
+        frames: list[Any] = [identity, messages.MAGIC, messages.encode(message), *blobs]
+        try:
+            router.send_multipart(frames, flags=zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            log.info("client is gone", job=getattr(message, "job", ""))
+        return True
+
+    def _deliver(self, job: Job) -> None:
+        outcome = job.outcome
+        assert outcome is not None
+        message: Failed | messages.Result
+        if outcome.error is not None:
+            message = Failed.of(job.id, outcome.error)
+        else:
+            assert outcome.answer is not None
+            message = messages.Result(
+                job.id, outcome.answer, [messages.Blob.of(blob) for blob in outcome.blobs]
+            )
+        if self._reply(self._work, job.owner, message, outcome.blobs):
+            self._undelivered.discard(job.id)
+        else:
+            self._undelivered.add(job.id)
+
+    def _redeliver(self, job_id: str) -> None:
+        job = self._table.find(job_id)
+        if job is None:
+            self._undelivered.discard(job_id)  # kept long enough
+        else:
+            self._deliver(job)
+
+    # ---- from clients ------------------------------------------------------------------------------------
+
+    def _receive(
+        self, router: zmq.Socket[bytes], read: Callable[[bytes, bytes, list[memoryview]], None]
+    ) -> None:
+        """Read one socket until it is empty. Nothing that arrives may end the server."""
+        while router.poll(0):
+            identity, *frames = [frame.buffer for frame in router.recv_multipart(copy=False)]
+            try:
+                header, blobs = self._open(frames)
+            except WalkOnError as error:
+                log.warning("refused a message", code=error.code, error=error.message)
+                # Only who spoke our protocol gets an answer.
+                if frames and bytes(frames[0][:7]) == messages.MAGIC[:7]:
+                    self._reply(router, bytes(identity), Failed.of("", error))
+                continue
+            try:
+                read(bytes(identity), header, blobs)
+            except WalkOnError as error:
+                job_id = messages.job_of(header)
+                log.warning("refused a message", job=job_id, code=error.code, error=error.message)
+                self._reply(router, bytes(identity), Failed.of(job_id, error))
+
+    def _open(self, frames: list[memoryview]) -> tuple[bytes, list[memoryview]]:
+        """Header and blobs of a message from somebody who holds the key."""
+        if not frames or bytes(frames[0][:64]) != messages.MAGIC:
+            raise VersionMismatch(
+                f"the server (Walk-On {__version__}) speaks protocol {messages.PROTOCOL} and takes no other",
+                "Install the same version of Walk-On on both sides",
+            )
+        if len(frames) < 3:
+            raise BadInput(
+                f"message: has {len(frames)} frames, not at least 3",
+                "Send protocol, key and header, then the blobs",
+                "message",
+            )
+        if not hmac.compare_digest(bytes(frames[1][:128]), self._key):
+            raise BadInput(
+                "key: is not this server's",
+                "Read the connection file again: the server was started anew",
+                "key",
+            )
+        if frames[2].nbytes > self.limits.max_header_bytes:
+            raise BadInput(
+                f"message header: has {frames[2].nbytes} bytes; the server takes {self.limits.max_header_bytes}",
+                "Send pixels as frames after the header, not in it",
+                "header",
+            )
+        return bytes(frames[2]), frames[3:]
+
+    def _read_control(self, identity: bytes, header: bytes, blobs: list[memoryview]) -> None:
+        message = messages.decode(messages.control_requests, header)
+        if isinstance(message, messages.Cancel):
+            job = self._table.cancel(message.job)
+            self._reply(
+                self._control, identity, messages.CancelReply(message.ask, message.job, job is not None)
+            )
+            if job is not None:
+                log.info("cancelled", job=job.id)
+                self._deliver(job)
+        else:
+            self._reply(self._control, identity, self._status(message.ask))
+
+    def _read_work(self, identity: bytes, header: bytes, blobs: list[memoryview]) -> None:
+        message = messages.decode(messages.work_requests, header)
+        if isinstance(message, messages.Submit):
+            job = self._admit(identity, message, blobs)
+        else:
+            found = self._table.find(message.job)
+            if found is None:
+                raise BadInput(
+                    f"job {message.job}: is not known here",
+                    f"Send it again; results are kept for {self._table.keep_seconds / 60:.0f} minutes",
+                    "job",
+                )
+            job = found
+            job.owner = identity
+        self._reply(self._work, identity, messages.Accepted(job.id, self._table.ahead_of(job)))
+        if job.state is State.OVER:
+            self._deliver(job)
+
+    def _admit(self, identity: bytes, message: messages.Submit, blobs: list[memoryview]) -> Job:
+        if len(blobs) != len(message.blobs):
+            raise BadInput(
+                f"blobs: {len(blobs)} frames follow the header, which describes {len(message.blobs)}",
+                "Send one frame for each blob",
+                "blobs",
+            )
+        messages.check(message.request, message.blobs, self.limits)
+        arrays = [
+            messages.array_of(blob, frame, name)
+            for blob, frame, name in zip(message.blobs, blobs, message.request.PICTURES, strict=True)
+        ]
+        if self._table.find(message.job) is None:
+            if self._stops:
+                raise _stopped()
+            if self._problem is not None:
+                raise self._problem
+        job = self._table.submit(
+            message.job, message.request, message.blobs, arrays, identity, message.deadline
+        )
+        log.info("accepted", job=job.id, request=type(job.request).__name__.lower(), state=job.state.value)
+        return job
+
+    def _status(self, ask: int) -> messages.Status:
+        problem = self._problem
+        return messages.Status(
+            ask=ask,
+            ready=self.ready,
+            stage=self._warming,
+            problem=None if problem is None else messages.Problem(problem.code, problem.message, problem.fix),
+            stopping=self._stops > 0,
+            version=__version__,
+            protocol=messages.PROTOCOL,
+            pid=self.connection.pid,
+            limits=self.limits,
+            waiting=self._table.waiting,
+            running=self._running(),
+            device="cpu",
+            memory=self._process.memory_info().rss,
+            weights=self._known_weights,
+            uptime=time.monotonic() - self._started,
+        )
+
+
+def _stopped() -> ServerUnreachable:
+    return ServerUnreachable("the server was stopped", "Start it again and send the job again")
+
+
+def _fault(where: str, error: Exception) -> ServerFault:
+    if isinstance(error, MemoryError):
+        return ServerFault(
+            f"{where}: the server ran out of memory", "Use smaller pictures, or close other programs"
+        )
+    return ServerFault(
+        f"{where}: the server failed ({type(error).__name__}: {error})", "Report it with the server's log"
+    )
+
+
+# ---- connection file -------------------------------------------------------------------------------------
+
+
+def _check_host(host: str) -> None:
+    try:
+        loopback = host == "localhost" or ipaddress.IPv4Address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise BadInput(
+            f"host: {host} is not a loopback address (127.0.0.1); connections from elsewhere would not be encrypted",
+            "Leave the host out and reach the server from another machine through an SSH tunnel",
+            "host",
+        )
+
+
+def _refuse_second_server(path: Path) -> None:
+    """Remove what a dead server left behind.
+
+    Raises:
+        BadInput: the server of that file is alive.
+    """
+    try:
+        left = msgspec.json.decode(path.read_bytes(), type=Connection)
+    except FileNotFoundError:
+        return
+    except (msgspec.DecodeError, OSError) as error:
+        raise BadInput(
+            f"{path}: is no connection file of a server ({error})",
+            "Remove it, or choose another file",
+            str(path),
+        ) from error
+    if psutil.pid_exists(left.pid) and _listens(left.work):
+        raise _already(left.pid, path)
+    path.unlink(missing_ok=True)
+
+
+def _already(pid: int, path: Path) -> BadInput:
+    return BadInput(
+        f"a server already runs as process {pid} (connection file {path})",
+        "Use that one, stop it first, or choose another connection file",
+        str(path),
+    )
+
+
+def _listens(endpoint: str) -> bool:
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=1.0):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def _write_connection(path: Path, connection: Connection) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    whole = path.with_name(f"{path.name}.{os.getpid()}")
+    whole.unlink(missing_ok=True)
+    with os.fdopen(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(connection)))
+    try:
+        # A link appears whole or not at all, and not over another server's file.
+        os.link(whole, path)
+    except FileExistsError:
+        raise _already(msgspec.json.decode(path.read_bytes(), type=Connection).pid, path) from None
+    finally:
+        whole.unlink()
+
+
+def _remove_connection(path: Path, connection: Connection) -> None:
+    try:
+        if msgspec.json.decode(path.read_bytes(), type=Connection) == connection:
+            path.unlink()
+    except (OSError, msgspec.DecodeError):
+        log.info("connection file is not ours any more", file=str(path))
+
+
+# ---- the program -----------------------------------------------------------------------------------------
+
+
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 0,
+    connection_file: str | Path | None = None,
+    threads: int = 2,
+    limits: Limits | None = None,
+) -> None:
+    """Run the server of the real pipeline until SIGTERM or Ctrl-C. Logs JSON lines to standard error.
+
+    Args:
+        host (`str`), port (`int`), connection_file (`Path`, *optional*), limits (`Limits`, *optional*): see `Server`.
+        threads (`int`): for the networks.
+
+    Raises:
+        BadInput: see `Server`.
+    """
+    from server.pipeline import GENERATORS, Pipeline
+
+    pipeline = Pipeline(threads)
+    run_until_stopped(
+        Server(
+            pipeline,
+            connection_file,
+            host,
+            port,
+            limits,
+            weights=lambda: pipeline.weights(pipeline.placement, GENERATORS[0]),
+        )
+    )
+
+
+def run_until_stopped(server: Server) -> None:
+    """Run a server as this process's main work: log to standard error, stop on SIGTERM and Ctrl-C."""
+    structlog.configure(
+        processors=[
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: server.stop())
+    server.run()
+    if server.worker_is_busy:
+        # Taking the interpreter down under a network that computes can crash; there is nothing left to save.
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def main() -> None:
+    """`python -m server.serve`: the same as `walkon serve`."""
+    parser = argparse.ArgumentParser(prog="python -m server.serve", description="Run the Walk-On server.")
+    parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="0 for any that is free")
+    parser.add_argument("--connection-file", help="where clients look for the server")
+    parser.add_argument("--threads", type=int, default=2, help="threads for the networks")
+    given = parser.parse_args()
+    try:
+        serve(given.host, given.port, given.connection_file, given.threads)
+    except WalkOnError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
