@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 1: from the people of a scene to candidates for one more person, ranked by how well they belong.
+
+A network draws a pool of people; each is completed, brought to pixels, judged and ranked. The judgement uses
+geometry that holds in any picture (ground, size, who covers whom), with its numbers measured on COCO
+(models/judgement.py, models/anatomy.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models import anatomy, weights
+from models.coco import CUT, FULL, aspect, from_frame, to_frame
+from models.flow import CODE, Flow
+from models.judgement import SOLE, Figures, figures, judge, read_scene
+from shared.errors import BadInput, NoCandidate, NoContext
+from shared.skeleton import Skeleton
+
+Floats = NDArray[np.float64]
+
+MIN_JOINTS = 8
+"""Joints that a person of the context must have, as in training."""
+
+MAX_CONTEXT = 12
+"""The most people that training has seen around one."""
+
+POOL = 64
+ROUNDS = 3
+ENOUGH = 4
+"""Draws of a round; rounds at most; candidates that end the search."""
+
+MAX_COUNT = 64
+SIZE_CORRECTION = 1.6
+"""A person off the size of the place is corrected by at most this factor, towards one spread from the line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A predicted person.
+
+    Args:
+        skeleton (`Skeleton`): in pixels of the scene; joints beyond its edge are those the frame cuts off. Joints
+            that the network did not predict but completion added have the score 0.5.
+        score (`float`, 0..1): how well it belongs, the product of all checks.
+    """
+
+    skeleton: Skeleton
+    score: float
+
+
+class FlowSampler:
+    """Draws people with `models.flow.Flow`."""
+
+    def __init__(self, name: str) -> None:
+        self.network = weights.load(Flow, "placement", name)
+
+    def __call__(
+        self, context: Floats, size: tuple[int, int], seed: int, kinds: Sequence[int], feet: Floats
+    ) -> Floats:
+        """`(N, 18, 3)` people, normalised.
+
+        Args:
+            context (`(K, 18, 3)` float): normalised.
+            size (`(int, int)`): the frame.
+            seed (`int`): of the noise.
+            kinds (N `int`): what is asked for, see `models.coco`.
+            feet (`(N, 2)` float): where the lower ankle is asked for, normalised; NaN leaves it open.
+        """
+        noise = torch.randn(1, len(kinds), CODE, generator=torch.Generator().manual_seed(seed))
+        people = self.network.sample(
+            torch.from_numpy(context).float()[None],
+            torch.ones(1, len(context), dtype=torch.bool),
+            torch.from_numpy(aspect(size)).float()[None],
+            noise,
+            torch.tensor(kinds)[None],
+            torch.from_numpy(feet).float()[None],
+            steps=8,
+        )
+        return people[0].double().numpy()
+
+
+class Placement:
+    """Candidates for one more person in a scene.
+
+    Args:
+        name (`str`): the network, by its weights in models/weights/placement.
+
+    Raises:
+        MissingWeights: not installed.
+    """
+
+    def __init__(self, name: str = "flow") -> None:
+        self.name = name
+        self._body = anatomy.installed()
+        self._sample = FlowSampler(name)
+
+    def place(
+        self,
+        context: Sequence[Skeleton],
+        size: tuple[int, int],
+        count: int = 8,
+        seed: int = 0,
+        at: tuple[float, float] | None = None,
+    ) -> list[Candidate]:
+        """At most `count` candidates, best first; the same for the same input, a smaller count gives a prefix.
+
+        People with fewer than 8 known joints inside the frame tell nothing of where others belong: they are only
+        kept from being covered. The network reads the 12 largest people (the 12 nearest to `at`); all count in
+        the checks.
+
+        Args:
+            context (sequence of `Skeleton`): the people in the scene, in its pixels.
+            size (`(int, int)`): width and height of the scene.
+            count (`int`): 1..64.
+            seed (`int`): of the draw.
+            at (`(float, float)`, *optional*): where the feet touch the ground, in pixels inside the scene.
+
+        Raises:
+            BadInput: size, count, seed or at cannot be.
+            NoContext: nobody in the scene tells where people belong.
+            NoCandidate: no draw passed the checks.
+        """
+        _check(size, count, seed, at)
+        people, tells = self._read(context, size)
+        scene = read_scene(people, tells, size, self._body)
+        telling = people[tells]
+        if at is None:
+            order = np.argsort(-scene.people.stature[tells], kind="stable")
+        else:
+            order = np.argsort(np.linalg.norm(scene.people.ground[tells] - at, axis=1), kind="stable")
+        seen = telling[np.sort(order[:MAX_CONTEXT])]
+        inside = ((seen[..., :2] >= 0) & (seen[..., :2] <= np.array(size))).all(-1) & (seen[..., 2] > 0)
+        seen = np.concatenate([from_frame(seen[..., :2], size), np.ones((*inside.shape, 1))], -1) * inside[..., None]
+
+        cuts = round(POOL * min(max(scene.cut, 0.1), 0.75))
+        kinds = [CUT] * cuts + [FULL] * (POOL - cuts)
+        feet = np.full((POOL, 2), np.nan)
+        if at is not None:
+            stature = float(scene.ground.at(np.array(at[1]))[0])
+            # Every second of the whole people is asked for at the place itself.
+            feet[cuts::2] = from_frame((at[0], at[1] - SOLE * stature), size)
+
+        kept: list[tuple[float, Figures]] = []
+        turned_down: dict[str, int] = {}
+        for round_ in range(ROUNDS):
+            drawn = self._sample(seen, size, (seed * ROUNDS + round_) % 2**63, kinds, feet)
+            pool, near = self._adjust(drawn, size, scene.ground.at, at)
+            if len(pool.stature):
+                score, refused = judge(pool, scene, self._body)
+                for reason, which in refused.items():
+                    turned_down[reason] = turned_down.get(reason, 0) + int(which.sum())
+                passed = ~np.any(list(refused.values()), axis=0)
+                kept += [(float(score[i] * near[i]), pool.chosen(np.array([i]))) for i in np.flatnonzero(passed)]
+            chosen = _without_doubles(kept)
+            if len(chosen) >= ENOUGH:
+                break
+        if not chosen:
+            reasons = ", ".join(
+                f"{n} {reason}" for reason, n in sorted(turned_down.items(), key=lambda item: -item[1]) if n
+            )
+            raise NoCandidate(
+                f"scene: none of {ROUNDS * POOL} drawn people can stand here (of them {reasons})",
+                "Try another seed, name a free place for the feet with --at, or give the pose with --pose",
+                "scene",
+            )
+        return [Candidate(_skeleton(figure), score) for score, figure in chosen[:count]]
+
+    def _read(self, context: Sequence[Skeleton], size: tuple[int, int]) -> tuple[Floats, NDArray[np.bool_]]:
+        """People `(K, 18, 3)` in pixels whose stature is known, and which of them tell where people belong."""
+        people = np.array([np.c_[s.xy, s.visible] for s in context], dtype=np.float64).reshape(-1, 18, 3)
+        inside = ((people[..., :2] >= 0) & (people[..., :2] <= np.array(size))).all(-1) & (people[..., 2] > 0)
+        stature = self._body.stature(people)
+        usable = inside.any(1) & (stature > 0)
+        tells = usable & (inside.sum(1) >= MIN_JOINTS)
+        if not tells.any():
+            what = (
+                "shows no people"
+                if not context
+                else f"none of its {len(context)} people shows {MIN_JOINTS} joints inside the frame"
+            )
+            raise NoContext(
+                f"scene: {what}, so nothing tells where one more belongs",
+                "Take a picture with people, or place the person yourself: --at with --pose still works",
+                "context",
+            )
+        return people[usable], tells[usable]
+
+    def _adjust(
+        self,
+        drawn: Floats,
+        size: tuple[int, int],
+        ground: Callable[[Floats], tuple[Floats, Floats]],
+        at: tuple[float, float] | None,
+    ) -> tuple[Figures, Floats]:
+        """The drawn people in pixels, completed, brought to the size of their place; and a factor for nearness."""
+        people = drawn.copy()
+        people[..., :2] = to_frame(drawn[..., :2], size) * (drawn[..., 2:] > 0)
+        stature = self._body.stature(people)
+        # A person of under 12 joints is a fragment, and one of a few pixels none at all.
+        figure = figures(people[(drawn[..., 2].sum(1) >= MIN_JOINTS) & (stature > 4)], self._body)
+        move = np.zeros_like(figure.ground)
+        near = np.ones(len(figure.stature))
+        if at is not None:
+            move = np.array(at) - figure.ground
+            near = np.exp(-((np.linalg.norm(move, axis=1) / (2 * figure.stature)) ** 2) / 2)
+        expected, spread = ground(figure.ground[:, 1] + move[:, 1])
+        off = np.log(figure.stature / expected)
+        limit = np.inf if at is not None else math.log(SIZE_CORRECTION)
+        correction = np.clip(np.clip(off, -spread, spread) - off, -limit, limit)
+        return figure.scaled(np.exp(correction), move), near
+
+
+def _without_doubles(kept: list[tuple[float, Figures]]) -> list[tuple[float, Figures]]:
+    """Best first; of people whose joints lie within a quarter of a stature on average, the best only."""
+    chosen: list[tuple[float, Figures]] = []
+    for score, figure in sorted(kept, key=lambda item: -item[0]):
+        joints = figure.people[0, 1:14, :2]
+        for _, other in chosen:
+            distance = np.linalg.norm(joints - other.people[0, 1:14, :2], axis=1).mean()
+            if distance < 0.25 * max(figure.stature[0], other.stature[0]):
+                break
+        else:
+            chosen.append((score, figure))
+    return chosen
+
+
+def _skeleton(figure: Figures) -> Skeleton:
+    person, drawn = figure.people[0], figure.drawn[0]
+    known = person[:, 2] > 0
+    return Skeleton(person[:, :2], known, known * np.where(drawn, 1.0, 0.5))
+
+
+def _check(size: tuple[int, int], count: int, seed: int, at: tuple[float, float] | None) -> None:
+    """Raises `BadInput` for what cannot be."""
+    if len(size) != 2 or not all(math.isfinite(v) and v >= 1 for v in size):
+        raise BadInput(f"size: {size} is no frame", "Give width and height in pixels, both at least 1", "size")
+    if not 1 <= count <= MAX_COUNT:
+        raise BadInput(f"count: {count} is not within 1..{MAX_COUNT}", "Ask for fewer candidates", "count")
+    if not -(2**53) <= seed <= 2**53:
+        raise BadInput(f"seed: {seed} is too large", "Give a whole number up to 2**53", "seed")
+    if at is not None and not (len(at) == 2 and 0 <= at[0] <= size[0] and 0 <= at[1] <= size[1]):
+        raise BadInput(
+            f"at: {at} lies outside the {size[0]}x{size[1]} frame", "Give X,Y in pixels of the scene", "at"
+        )
