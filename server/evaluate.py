@@ -125,7 +125,8 @@ def _tile(scene: Picture, done: Insertion, result: NDArray[np.uint8], title: str
     skeletons = draw_people(draw_people(scene.rgb, done.context, [CONTEXT]), [done.skeleton], [CHOSEN])
     both = np.hstack([skeletons, result])
     scale = _TILE / both.shape[0]
-    tile = cv2.resize(both, (round(both.shape[1] * scale), _TILE), interpolation=cv2.INTER_AREA)
+    size = (round(both.shape[1] * scale), _TILE)
+    tile = cv2.resize(both, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
     cv2.putText(tile, title, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
     return tile
 

@@ -259,8 +259,9 @@ class Pipeline:
         seed: int = 0,
         at: tuple[float, float] | None = None,
         network: str | None = None,
+        actor: Skeleton | None = None,
     ) -> list[Candidate]:
-        """Candidates for one more person, best first, faces refined.
+        """Candidates for one more person, best first.
 
         Args:
             context (sequence of `Skeleton`): the people of the scene.
@@ -269,12 +270,22 @@ class Pipeline:
             seed (`int`): same seed, same candidates.
             at (`(x, y)`, *optional*): where the feet go, in pixels of the scene.
             network (`str`, *optional*): one of `PLACEMENTS`.
+            actor (`Skeleton`, *optional*): as seen in the photo; poses that suit the photo then come first, and
+                the score says both how well the person belongs and how well the photo can show it.
 
         Raises:
             NoContext: the context is empty.
             NoCandidate: nothing passes the checks.
         """
-        return self.placer(network or self.placement).place(context, size, count, seed, at)
+        placer = self.placer(network or self.placement)
+        if actor is None:
+            return placer.place(context, size, count, seed, at)
+        from models.placement import MAX_COUNT, Candidate
+        from models.suitability import suitability
+
+        found = placer.place(context, size, MAX_COUNT, seed, at)
+        suited = [Candidate(c.skeleton, c.score * suitability(actor, c.skeleton, size)) for c in found]
+        return sorted(suited, key=lambda candidate: -candidate.score)[:count]
 
     def refine(self, skeleton: Skeleton) -> Skeleton:
         """The skeleton with cleaner facial joints."""
@@ -398,7 +409,7 @@ class Pipeline:
                         "Say where and how with --at X,Y and --pose skeleton.json, or use a scene with people",
                         "scene",
                     )
-                proposed = self.place(people, (width, height), candidates, seed, at, network)
+                proposed = self.place(people, (width, height), candidates, seed, at, network, who.skeleton)
                 target = proposed[0].skeleton
         with clock.stage("refine"):
             if skeleton is None:
