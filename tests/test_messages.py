@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages: what may be sent, what is refused and with which words."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import uuid
+
+import hypothesis
+import hypothesis.strategies as st
+import msgpack
+import numpy as np
+import pytest
+
+from shared import errors, messages
+from shared.errors import BadImage, BadInput
+from shared.limits import Limits
+from shared.messages import Blob, Detect, Insert, Place, Refine, Submit, Transfer
+
+JOB = "0123456789abcdef" * 2
+PICTURE = Blob("uint8", (480, 640, 3))
+PERSON = [float(i) for i in range(1, 55)]
+
+numbers = st.floats(-1e4, 1e4, width=32)
+people = st.lists(st.builds(lambda x: [x] * 54, numbers), max_size=3)
+names = st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}\Z")
+points = st.none() | st.tuples(numbers, numbers)
+seeds = st.integers(0, 2**31 - 1)
+requests = st.one_of(
+    st.just(Detect()),
+    st.builds(
+        Place,
+        people,
+        st.integers(1, 9999),
+        st.integers(1, 9999),
+        st.integers(1, 64),
+        seeds,
+        points,
+        st.none() | names,
+    ),
+    st.builds(Refine, st.just(PERSON)),
+    st.builds(Transfer, st.just(PERSON), st.none() | st.integers(0, 9), names),
+    st.builds(
+        Insert,
+        st.none() | st.just(PERSON),
+        st.none() | people,
+        points,
+        seeds,
+        st.integers(1, 64),
+        st.none() | st.integers(0, 9),
+        names,
+        st.none() | names,
+        st.none() | st.floats(0, 1),
+    ),
+)
+
+
+@hypothesis.given(requests, st.none() | st.floats(0.01, 1000))
+def test_what_is_encoded_decodes_to_the_same(request, deadline):
+    message = Submit(JOB, request, [PICTURE] * len(request.PICTURES), deadline)
+    assert messages.decode(messages.work_requests, messages.encode(message)) == message
+    messages.check(message.request, message.blobs, Limits())
+
+
+def test_header_is_plain_msgpack():
+    header = messages.encode(Submit(JOB, Insert(at=(1.0, 2.0)), [PICTURE, PICTURE]))
+    plain = msgpack.unpackb(header)
+    assert plain["type"] == "submit"
+    assert plain["request"]["type"] == "insert"
+    assert plain["blobs"][0] == {"dtype": "uint8", "shape": [480, 640, 3]}
+
+
+def submit(**changes):
+    return {"type": "submit", "job": JOB, "request": {"type": "detect"}, "blobs": []} | changes
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (b"", "truncated"),
+        (b"\x00", "got `int`"),
+        (b"\xc1", "malformed"),
+        (b"\x91" * 100_000, "message header"),
+        (b"\xdd\xff\xff\xff\xff", "message header"),
+        (msgpack.packb({"type": "submit", "job": JOB}) + b"\x00", "message header"),
+        (msgpack.packb({"type": "erase"}), "'erase' - at `$.type`"),
+        (msgpack.packb({"job": JOB}), "missing required field `type`"),
+        (msgpack.packb(submit(job="../../etc")), "at `$.job`"),
+        (msgpack.packb(submit(job=JOB + "\n")), "at `$.job`"),
+        (msgpack.packb(submit(job=JOB.upper())), "at `$.job`"),
+        (msgpack.packb(submit(deadline=0)), "at `$.deadline`"),
+        (msgpack.packb(submit(deadline=math.nan)), "at `$.deadline`"),
+        (msgpack.packb(submit(deadline=math.inf)), "at `$.deadline`"),
+        (msgpack.packb(submit(extra=1)), "unknown field `extra`"),
+        (msgpack.packb(submit(request={"type": "insert", "sede": 1})), "unknown field `sede`"),
+        (msgpack.packb(submit(request={"type": "insert", "seed": "x"})), "at `$.request.seed`"),
+        (msgpack.packb(submit(request={"type": "insert", "seed": -1})), "at `$.request.seed`"),
+        (msgpack.packb(submit(request={"type": "insert", "at": [1]})), "at `$.request.at`"),
+        (
+            msgpack.packb(submit(request={"type": "insert", "color_strength": 1.5})),
+            "at `$.request.color_strength`",
+        ),
+        (msgpack.packb(submit(request={"type": "insert", "generator": "../x"})), "at `$.request.generator`"),
+        (msgpack.packb(submit(blobs=[{"dtype": "object", "shape": [1]}])), "at `$.blobs[0].dtype`"),
+        (msgpack.packb(submit(blobs=[{"dtype": "uint8", "shape": []}])), "at `$.blobs[0].shape`"),
+        (msgpack.packb(submit(blobs=[{"dtype": "uint8", "shape": [-1]}])), "at `$.blobs[0].shape[0]`"),
+        (msgpack.packb(submit(blobs=[{"dtype": "uint8", "shape": [2**40]}])), "at `$.blobs[0].shape[0]`"),
+        (msgpack.packb(submit(job=b"\xff\xfe")), "at `$.job`"),
+        (b"\x81\xa4type\xa2\xff\xfe", "message header"),
+    ],
+)
+def test_malformed_headers_are_refused_by_field(header, reason):
+    with pytest.raises(BadInput) as caught:
+        messages.decode(messages.work_requests, header)
+    assert reason.lower() in caught.value.message.lower()
+    assert caught.value.subject == "header"
+
+
+@hypothesis.given(st.binary(max_size=200))
+def test_no_bytes_raise_anything_else(header):
+    for decoder in (messages.work_requests, messages.control_requests, messages.work_replies):
+        with contextlib.suppress(BadInput):
+            messages.decode(decoder, header)
+    messages.job_of(header)
+
+
+def test_nested_bomb_inside_a_message_is_refused():
+    bomb = msgpack.packb({"type": "submit", "job": JOB, "request": 0})[:-1] + b"\x81\xa1x" * 100_000 + b"\x00"
+    with pytest.raises(BadInput, match="message header"):
+        messages.decode(messages.work_requests, bomb)
+    assert messages.job_of(bomb) in ("", JOB)
+
+
+def test_job_id_is_read_from_a_header_that_is_refused():
+    assert messages.job_of(msgpack.packb(submit(request={"type": "nonsense"}))) == JOB
+    assert messages.job_of(msgpack.packb(submit(job=3))) == ""
+
+
+@pytest.mark.parametrize(
+    ("request_", "blobs", "kind", "message"),
+    [
+        (Detect(), [], BadInput, "detect: 0 pictures were given, not 1"),
+        (Refine(PERSON), [PICTURE], BadInput, "refine: 1 pictures were given, not 0"),
+        (Insert(), [PICTURE], BadInput, "insert: 1 pictures were given, not 2"),
+        (Detect(), [Blob("float32", (4, 4, 3))], BadImage, "picture: is 4x4x3 float32"),
+        (Detect(), [Blob("uint8", (4, 4))], BadImage, "picture: is 4x4 uint8"),
+        (Detect(), [Blob("uint8", (4, 4, 2))], BadImage, "picture: is 4x4x2 uint8"),
+        (Detect(), [Blob("uint8", (8001, 8000, 3))], BadImage, "picture: 8000 x 8001 pixels; the server takes 64"),
+        (Detect(), [Blob("uint8", (1, 16385, 3))], BadImage, "16384 pixels a side"),
+        (Insert(), [PICTURE, Blob("uint8", (4, 4, 5))], BadImage, "actor: is 4x4x5 uint8"),
+        (Refine([1.0] * 53), [], BadInput, "skeleton: has 53 numbers, not 54"),
+        (Refine([math.nan] * 54), [], BadInput, "skeleton: holds a value that is not finite"),
+        (Place([PERSON, [1.0]], 10, 10), [], BadInput, "context: person 1: has 1 numbers, not 54"),
+        (Place([PERSON] * 65, 10, 10), [], BadInput, "context: 65 people; the server takes 64"),
+        (Place([], 10, 10, 65), [], BadInput, "candidates: 65; the server gives 64 at most"),
+        (Place([], 10, 99999), [], BadInput, "width, height: 10 x 99999 is beyond 16384 pixels"),
+        (Place([], 10, 10, at=(math.nan, 0.0)), [], BadInput, "at: is not a finite number"),
+        (Insert(at=(0.0, math.inf)), [PICTURE] * 2, BadInput, "at: is not a finite number"),
+    ],
+)  # fmt: skip
+def test_requests_beyond_the_limits_are_refused(request_, blobs, kind, message):
+    with pytest.raises(kind) as caught:
+        messages.check(request_, blobs, Limits())
+    assert message in caught.value.message
+    assert caught.value.fix
+
+
+def test_job_may_not_be_larger_than_the_server_takes():
+    blobs = [Blob("uint8", (1000, 1000, 3))] * 2
+    messages.check(Insert(), blobs, Limits(max_job_bytes=6_000_000))
+    with pytest.raises(BadImage, match="insert: 6 MB of pictures, the server takes 6 MB"):
+        messages.check(Insert(), blobs, Limits(max_job_bytes=5_999_999))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
+def test_array_comes_back_from_its_frame(dtype):
+    array = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    blob = Blob.of(array)
+    assert blob.nbytes == array.nbytes
+    back = messages.array_of(blob, array.tobytes(), "picture")
+    np.testing.assert_array_equal(back, array)
+    assert back.dtype == array.dtype
+    with pytest.raises(ValueError, match="read-only"):
+        back[0, 0, 0] = 1
+
+
+def test_frame_of_another_size_is_refused():
+    with pytest.raises(BadInput, match=r"scene: the frame has 23 bytes, not 24 \(2x3x4 uint8\)"):
+        messages.array_of(Blob("uint8", (2, 3, 4)), bytes(23), "scene")
+
+
+@pytest.mark.parametrize("kind", errors.BY_CODE.values())
+def test_errors_cross_the_wire(kind):
+    sent = messages.Failed.of(uuid.uuid4().hex, kind("actor.png: shows no person", "Choose another", "actor"))
+    received = messages.decode(messages.work_replies, messages.encode(sent))
+    error = received.error()
+    assert type(error) is kind
+    assert (error.message, error.fix, error.subject) == (
+        "actor.png: shows no person",
+        "Choose another",
+        "actor",
+    )
+
+
+def test_code_of_a_newer_server_is_still_an_error():
+    assert str(messages.Failed(JOB, "new_kind", "it broke", "Do this").error()) == "it broke. Do this"
+
+
+def test_fields_of_a_newer_server_are_ignored():
+    header = msgpack.packb(
+        {"type": "progress", "job": JOB, "seq": 0, "stage": "place", "index": 0, "count": 3, "x": 1}
+    )
+    assert messages.decode(messages.work_replies, header) == messages.Progress(JOB, 0, "place", 0, 3)
