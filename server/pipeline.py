@@ -458,6 +458,7 @@ class Pipeline:
                         request.seed,
                         request.at,
                         request.network,
+                        None if request.actor is None else Skeleton.from_openpose(request.actor, "actor"),
                     )
                 return messages.Placed(_on_the_wire(found)), []
             case messages.Refine():

@@ -75,6 +75,7 @@ class Place(msgspec.Struct, frozen=True, tag="place", forbid_unknown_fields=True
         seed (`int`): same seed, same candidates.
         at (`(x, y)`, *optional*): where the feet shall go, in pixels.
         network (`str`, *optional*): placement network; the server's default if None.
+        actor (54 numbers, *optional*): the actor as seen in the photo; poses that suit the photo come first.
     """
 
     PICTURES: ClassVar[tuple[str, ...]] = ()
@@ -85,6 +86,7 @@ class Place(msgspec.Struct, frozen=True, tag="place", forbid_unknown_fields=True
     seed: Index = 0
     at: tuple[float, float] | None = None
     network: Name | None = None
+    actor: Keypoints | None = None
 
 
 class Refine(msgspec.Struct, frozen=True, tag="refine", forbid_unknown_fields=True):
@@ -444,6 +446,8 @@ def check(request: Request, blobs: Sequence[Blob], limits: Limits) -> None:
         _check_count(request.count if isinstance(request, Place) else request.candidates, limits)
         if request.at is not None and not all(math.isfinite(value) for value in request.at):
             raise BadInput("at: is not a finite number", "Give the x and y of a pixel of the scene", "at")
+    if isinstance(request, Place) and request.actor is not None:
+        Skeleton.from_openpose(request.actor, "actor")
     if isinstance(request, Place) and max(request.width, request.height) > limits.max_side:
         raise BadInput(
             f"width, height: {request.width} x {request.height} is beyond {limits.max_side} pixels",
