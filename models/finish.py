@@ -336,7 +336,7 @@ def occlusion(
 
 def occlude(person: Person, hidden: Floats) -> Person:
     """The person without what `hidden` (its height and width, 0..1) covers."""
-    return replace(person, rgba=person.rgba * (1 - hidden)[..., None])
+    return replace(person, rgba=(person.rgba * (1 - hidden)[..., None]).astype(np.float32))
 
 
 # --- layer --------------------------------------------------------------------------------------------------
