@@ -247,6 +247,7 @@ class Garment:
         self.fit = read_mhclo(fit_file)
         self.mesh = read_obj(fit_file.parent / self.fit.mesh_file)
         self.texture_file = texture_file
+        self.lift = {"shoes": 0.05, "male_": 0.15, "femal": 0.15}.get(self.name[:5], 0.0)
         weights = np.einsum("vk,vkb->vb", self.fit.weight, body.weights[self.fit.index]).clip(0)
         self.weights: Floats = weights / np.maximum(weights.sum(1, keepdims=True), 1e-6)
 
@@ -258,23 +259,22 @@ class Garment:
     @cached_property
     def atlas(self) -> Floats:
         """`(512, 512, 3)`: for each texel the fitted place on the average body (decimetres); NaN outside the garment."""
-        size = 512
+        size, grid = 512, 12
+        corners = self.mesh.uv[self.mesh.triangles] * (size, -size) + (0, size)
+        place = self.mesh.vertices[self.mesh.vertex][self.mesh.triangles]
+        i, j = (n.ravel() for n in np.mgrid[0 : grid + 1, 0 : grid + 1])
+        bary = np.stack([i, j, grid - i - j], axis=1)[i + j <= grid].astype(np.float32) / grid
+        texels = np.einsum("bk,tkd->tbd", bary, corners).reshape(-1, 2).astype(np.int64).clip(0, size - 1)
         table = np.full((size, size, 3), np.nan, dtype=np.float32)
-        pixels = self.mesh.uv * (size, -size) + (0, size)
-        place = self.mesh.vertices[self.mesh.vertex]
-        for corners in self.mesh.triangles:
-            points = pixels[corners]
-            low = np.floor(points.min(0)).astype(int).clip(0, size - 1)
-            high = np.ceil(points.max(0)).astype(int).clip(0, size - 1)
-            ys, xs = np.mgrid[low[1] : high[1] + 1, low[0] : high[0] + 1]
-            edges = np.c_[points[1] - points[0], points[2] - points[0]]
-            if abs(np.linalg.det(edges)) < 1e-6:
-                continue
-            uv = np.linalg.solve(edges, np.stack([xs.ravel() + 0.5, ys.ravel() + 0.5]) - points[0][:, None])
-            bary = np.stack([1 - uv.sum(0), uv[0], uv[1]], axis=1)
-            inside = (bary > -0.35).all(1)  # a little beyond, so that filtering at seams finds cloth
-            table[ys.ravel()[inside], xs.ravel()[inside]] = (bary[inside].clip(0, 1) @ place[corners]).astype(np.float32)
-        return table
+        table[texels[:, 1], texels[:, 0]] = np.einsum("bk,tkd->tbd", bary, place).reshape(-1, 3)
+        # Texels between the samples, and a little beyond the seams for filtering, take the nearest one's place.
+        empty = np.isnan(table[..., 0])
+        distance, label = cv2.distanceTransformWithLabels(
+            empty.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        nearest = np.zeros((int(label.max()) + 1, 3), dtype=np.float32)
+        nearest[label[~empty]] = table[~empty]
+        return np.where((distance < 5)[..., None], nearest[label], np.nan).astype(np.float32)
 
 
 class Wardrobe:
@@ -323,6 +323,7 @@ class Piece:
     texture: Bytes
     tint: Floats
     gloss: float
+    lift: float
 
 
 @dataclass(frozen=True)
@@ -360,7 +361,7 @@ def _fabric_colour(rng: np.random.Generator) -> Floats:
         "grey": lambda: _hsv(hue, rng.uniform(0, 0.12), rng.uniform(0.2, 0.7)),
         "white": lambda: _hsv(hue, rng.uniform(0, 0.1), rng.uniform(0.75, 0.97)),
         "muted": lambda: _hsv(hue, rng.uniform(0.2, 0.55), rng.uniform(0.3, 0.8)),
-        "vivid": lambda: _hsv(hue, rng.uniform(0.6, 1), rng.uniform(0.5, 1)),
+        "vivid": lambda: _hsv(hue, rng.uniform(0.5, 0.88), rng.uniform(0.45, 0.9)),
         "denim": lambda: _hsv(rng.uniform(0.57, 0.64), rng.uniform(0.3, 0.7), rng.uniform(0.2, 0.6)),
         "earth": lambda: _hsv(rng.uniform(0.05, 0.14), rng.uniform(0.3, 0.7), rng.uniform(0.2, 0.7)),
     }[kind]()
@@ -477,7 +478,8 @@ def make_look(body: Body, wardrobe: Wardrobe, rng: np.random.Generator) -> Look:
         "height": rng.uniform(0.3, 0.8),
         "proportions": rng.uniform(0.3, 1),
     }
-    suit = wardrobe.suits[sex][rng.integers(len(wardrobe.suits[sex]))]
+    cut = "male" if sex == "male" or rng.random() < 0.35 else "female"  # the men's clothes fit any body
+    suit = wardrobe.suits[cut][rng.integers(len(wardrobe.suits[cut]))]
     shoes = wardrobe.shoes[rng.integers(len(wardrobe.shoes))]
     hair = wardrobe.hair[sex][rng.integers(len(wardrobe.hair[sex]))]
     brow = wardrobe.brows[rng.integers(len(wardrobe.brows))]
@@ -510,12 +512,12 @@ def dress(
     for garment, *_ in worn:
         hidden[garment.fit.hidden] = True
     shown = body.mesh.triangles[~hidden[body.mesh.vertex[body.mesh.triangles]].all(1)]
-    pieces = [Piece(body.mesh.vertex, body.mesh.uv, shown, skin, tint, 0.04)]
+    pieces = [Piece(body.mesh.vertex, body.mesh.uv, shown, skin, tint, 0.04, 0.0)]
     points, weights, faces = [vertices], [body.weights], [body.mesh.vertex[body.mesh.triangles]]
     start = len(vertices)
     for garment, texture, colour, gloss in worn:
         mesh = garment.mesh
-        pieces.append(Piece(mesh.vertex + start, mesh.uv, mesh.triangles, texture, colour, gloss))
+        pieces.append(Piece(mesh.vertex + start, mesh.uv, mesh.triangles, texture, colour, gloss, garment.lift))
         points.append(garment.fit.apply(vertices))
         weights.append(garment.weights)
         faces.append(mesh.vertex[mesh.triangles] + start)
@@ -743,8 +745,14 @@ class Shot:
 
 _VERTEX = """#version 330
 in vec3 place; in vec3 normal; in vec3 rest; in vec2 uv;
-uniform mat4 matrix; out vec3 n; out vec3 p; out vec3 r; out vec2 t;
-void main() { gl_Position = matrix * vec4(place, 1); n = normal; p = place; r = rest; t = vec2(uv.x, 1 - uv.y); }"""
+uniform mat4 matrix; uniform vec3 eye; uniform float lift; out vec3 n; out vec3 p; out vec3 r; out vec2 t;
+void main() {
+    gl_Position = matrix * vec4(place, 1);
+    // What is worn outside wins by this depth, so that nothing under it pokes through.
+    vec4 nearer = matrix * vec4(place + normalize(eye - place) * lift, 1);
+    gl_Position.z = nearer.z / nearer.w * gl_Position.w;
+    n = normal; p = place; r = rest; t = vec2(uv.x, 1 - uv.y);
+}"""
 
 _COLOUR = """#version 330
 in vec3 n; in vec3 p; in vec2 t; out vec4 colour;
@@ -760,8 +768,8 @@ void main() {
     vec3 albedo = pow(base.rgb, vec3(2.2)) * tint;
     vec3 at = (to_light * vec4(p + normal * 0.12, 1)).xyz * 0.5 + 0.5;
     float lit = 0.0;
-    for (int i = -1; i <= 1; i++) for (int j = -1; j <= 1; j++)
-        lit += texture(shadow, vec3(at.xy + vec2(i, j) * 0.0022, at.z - 0.002)) / 9.0;
+    for (int i = -1; i <= 1; i += 2) for (int j = -1; j <= 1; j += 2)
+        lit += texture(shadow, vec3(at.xy + vec2(i, j) * 0.0016, at.z - 0.002)) / 4.0;
     float wrap = clamp((dot(normal, direction) + 0.15) / 1.15, 0.0, 1.0) * lit;
     float side = clamp(dot(normal, normalize(vec3(-direction.x, 0.2, -abs(direction.z)))), 0.0, 1.0);
     vec3 half_way = normalize(direction + view);
@@ -778,6 +786,22 @@ _DEPTH = """#version 330
 in vec2 t; uniform sampler2D image;
 void main() { if (texture(image, t).a < 0.35) discard; }"""
 
+_WHOLE = """#version 330
+void main() { gl_Position = vec4(vec2[](vec2(-1, -1), vec2(3, -1), vec2(-1, 3))[gl_VertexID], 0, 1); }"""
+
+# Alpha is the share of the pixel covered, colour the mean of what is covered. Row 0 becomes the top row.
+_SHRINK = """#version 330
+uniform sampler2D fine; uniform int factor; uniform int size; out vec4 colour;
+void main() {
+    ivec2 at = ivec2(gl_FragCoord.x, size - 1 - int(gl_FragCoord.y)) * factor;
+    vec4 sum = vec4(0);
+    for (int i = 0; i < factor; i++) for (int j = 0; j < factor; j++) {
+        vec4 sample_ = texelFetch(fine, at + ivec2(i, j), 0);
+        sum += vec4(sample_.rgb * sample_.a, sample_.a);
+    }
+    colour = sum.a > 0.0 ? vec4(sum.rgb / sum.a, sum.a / float(factor * factor)) : vec4(0);
+}"""
+
 
 class Renderer:
     """Draws people with OpenGL in memory (EGL; software rendering is enough)."""
@@ -793,8 +817,12 @@ class Renderer:
         self._surface = self.context.program(vertex_shader=_VERTEX, fragment_shader=_SURFACE)
         self._depth = self.context.program(vertex_shader=_VERTEX, fragment_shader=_DEPTH)
         self._picture = self._target(size * SAMPLES, "f1")
+        self._shrunk = self._target(size, "f1")
+        shrink = self.context.program(vertex_shader=_WHOLE, fragment_shader=_SHRINK)
+        shrink["factor"].value, shrink["size"].value = SAMPLES, size
+        self._shrink = self.context.vertex_array(shrink, [])
         self._maps = {n: self._target(n, "f4") for n in (size, size // 2)}
-        self._shadow = self.context.depth_texture((768, 768))
+        self._shadow = self.context.depth_texture((512, 512))
         self._shadow.compare_func = "<="
         self._shadow_target = self.context.framebuffer(depth_attachment=self._shadow)
         self._look: Look | None = None
@@ -843,21 +871,22 @@ class Renderer:
         normals = vertex_normals(vertices, look.faces)
         self._moving_buffer.write(np.concatenate([vertices, normals], axis=1)[self._corners].astype("f4").tobytes())
         to_light = _light_matrix(vertices, light.direction)
-        self._pass(self._shadow_target, "depth", self._depth, to_light)
+        self._pass(self._shadow_target, "depth", self._depth, Camera(to_light, camera.eye))
         self._shadow.use(1)
         program = self._colour
         program["shadow"].value = 1
         program["to_light"].write(to_light.T.astype("f4").tobytes())
-        program["eye"].value = tuple(camera.eye)
         for name in ("direction", "key", "sky", "ground", "rim"):
             program[name].value = tuple(float(value) for value in getattr(light, name))
-        self._pass(self._picture, "colour", program, camera.matrix)
-        wide = self.size * SAMPLES
-        samples = np.frombuffer(self._picture.read(components=4), np.uint8).reshape(wide, wide, 4)[::-1]
-        rgba = average(samples, SAMPLES)
+        self._pass(self._picture, "colour", program, camera)
+        self._shrunk.use()
+        self._shrunk.clear(depth=1.0)
+        self._picture.color_attachments[0].use(0)
+        self._shrink.render(vertices=3)
+        rgba = np.frombuffer(self._shrunk.read(components=4), np.uint8).reshape(self.size, self.size, 4).copy()
         maps = []
         for size, target in self._maps.items():
-            self._pass(target, "surface", self._surface, camera.matrix)
+            self._pass(target, "surface", self._surface, camera)
             pixels = np.frombuffer(target.read(components=4, dtype="f4"), np.float32)
             maps.append(pixels.reshape(size, size, 4)[::-1].copy())
         joints = body.joints @ vertices[: body.joints.shape[1]]
@@ -865,29 +894,21 @@ class Renderer:
         rest = body.joints @ look.vertices[: body.joints.shape[1]]
         return Shot(rgba, keypoints, joints_seen(keypoints, rest, maps[0]), maps[0], maps[1])
 
-    def _pass(self, target: Any, name: str, program: Any, matrix: NDArray[np.float64]) -> None:
+    def _pass(self, target: Any, name: str, program: Any, camera: Camera) -> None:
         target.use()
         target.clear(0.0, 0.0, 0.0, 0.0, depth=1.0)
-        program["matrix"].write(matrix.T.astype("f4").tobytes())
+        program["matrix"].write(camera.matrix.T.astype("f4").tobytes())
+        program["eye"].value = tuple(camera.eye)
         for number, (texture, arrays, piece) in enumerate(self._draws):
             texture.use(0)
             program["image"].value = 0
+            program["lift"].value = piece.lift if name != "depth" else 0.0
             if name == "colour":
                 program["tint"].value = tuple(float(value) for value in piece.tint)
                 program["gloss"].value = piece.gloss
             elif name == "surface":
                 program["number"].value = number + 1.0
             arrays[name].render()
-
-
-def average(samples: Bytes, factor: int) -> Bytes:
-    """Shrink RGBA by a whole factor: alpha is the share covered, colour the mean of what is covered."""
-    size = samples.shape[0] // factor
-    grid = samples.reshape(size, factor, size, factor, 4).astype(np.float32)
-    cover = grid[..., 3:] / 255
-    alpha = cover.mean((1, 3))
-    colour = (grid[..., :3] * cover).mean((1, 3)) / np.maximum(alpha, 1e-6)
-    return np.asarray(np.round(np.concatenate([colour, alpha * 255], axis=2)), dtype=np.uint8)
 
 
 # How far (decimetres, at rest) the surface seen at a joint's pixel may lie from the joint: about half the limb's
@@ -1037,16 +1058,20 @@ def correspondence(source: Floats, target: Floats) -> tuple[NDArray[np.float16],
     if len(known) == 0 or len(wanted) == 0:
         return flow, visible
     apart = np.array([1, 1, 1, 30], dtype=np.float32)  # pieces never mix while the piece is in the picture
-    distance, nearest = cKDTree(known * apart).query(wanted * apart)
-    exact = distance < 0.25
-    rest = wanted[~exact]
-    if len(rest):
-        # Depth counts less (through the body), the mirrored side counts as 6 cm farther.
+    quick = {"balanced_tree": False, "compact_nodes": False}  # one use each
+    distance, nearest = cKDTree(known * apart, **quick).query(wanted * apart, distance_upper_bound=0.25)
+    exact = np.isfinite(distance)
+    if not exact.all():
+        # Depth counts less (through the body), the mirrored side counts as 6 cm farther. Every second pixel will do.
+        some = np.flatnonzero((xs % 2 == 0) & (ys % 2 == 0))
+        if len(some) == 0:
+            some = np.arange(len(known))
         soft = np.array([1, 1, 0.25, 30], dtype=np.float32)
-        mirrored = known * np.array([-1, 1, 1, 1], dtype=np.float32)
-        away = np.r_[np.zeros(len(known)), np.full(len(known), 0.6)]
-        tree = cKDTree(np.c_[np.r_[known * soft, mirrored * soft], away])
-        nearest[~exact] = tree.query(np.c_[rest * soft, np.zeros(len(rest))])[1] % len(known)
+        mirrored = known[some] * np.array([-1, 1, 1, 1], dtype=np.float32)
+        away = np.r_[np.zeros(len(some)), np.full(len(some), 0.6)]
+        tree = cKDTree(np.c_[np.r_[known[some] * soft, mirrored * soft], away], **quick)
+        rest = wanted[~exact]
+        nearest[~exact] = some[tree.query(np.c_[rest * soft, np.zeros(len(rest))])[1] % len(some)]
     flow[yt, xt] = np.c_[xs[nearest] + 0.5, ys[nearest] + 0.5] / size
     visible[yt, xt] = np.where(exact, 1, 2)
     return flow, visible
@@ -1070,16 +1095,16 @@ class People:
         return self.renderer.draw(self.body, look, vertices, camera, light)
 
     def pairs(self, rng: np.random.Generator) -> Iterator[tuple[Shot, Shot]]:
-        """One look: two sources, mostly from the front, against three targets."""
+        """One look: three sources, mostly from the front, each against four targets."""
         look = make_look(self.body, self.wardrobe, rng)
         light = make_light(rng)
         sources, poses = [], []
-        for _ in range(2):
+        for _ in range(3):
             turn = rng.choice([rng.normal(0, 22), rng.uniform(-100, 100), rng.uniform(-180, 180)], p=[0.62, 0.23, 0.15])
             poses.append((self.poses.sample(look, rng), float(turn)))
             sources.append(self.shot(look, *poses[-1][:1], light, turn, rng, cut=rng.random() < 0.2))
         targets = []
-        for i in range(3):
+        for i in range(4):
             pose = self.poses.sample(look, rng)
             turn = rng.choice([rng.normal(0, 25), rng.uniform(-100, 100), rng.uniform(-180, 180)], p=[0.45, 0.3, 0.25])
             if i == 0 and rng.random() < 0.4:
