@@ -260,7 +260,7 @@ class Server:
             router.bind(f"tcp://{host}:{port or '*'}")
         except zmq.ZMQError as error:
             raise BadInput(
-                f"port {port} on {host}: cannot be used ({error.strerror})",
+                f"port {port} on {host}: cannot be used ({zmq.strerror(error.errno or 0)})",
                 "Choose another port, or 0 for any that is free",
                 "port",
             ) from error

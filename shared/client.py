@@ -113,11 +113,12 @@ class _Line:
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 1000)  # a job that was just submitted still leaves when we close
         self.socket.setsockopt(zmq.SNDHWM, 8)
-        self.socket.setsockopt(zmq.RCVHWM, 64)
+        # Without bound: no more comes than was asked for, and a full pipe would keep heartbeats from being read.
+        self.socket.setsockopt(zmq.RCVHWM, 0)
         self.socket.setsockopt(zmq.RECONNECT_IVL, -1)
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         self.socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-        self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(HEARTBEAT * 1000))
+        self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(HEARTBEAT * 1000) - 1000)
         self.socket.setsockopt(zmq.HANDSHAKE_IVL, int(HEARTBEAT * 1000))
         self.monitor = self.socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
@@ -442,10 +443,12 @@ class Client:
         raise self._unreachable()
 
     def _unreachable(self) -> ServerUnreachable:
-        jobs = ", ".join(sorted(self._pending))
-        during = f" during job {jobs}" if jobs else ""
+        first, *others = sorted(self._pending) or [""]
+        during = f" during job {first}" if first else ""
+        if others:
+            during += f" and {len(others)} more"
         return ServerUnreachable(
             f"the server (process {self.connection.pid}) {self._lost}{during}",
             START,
-            jobs or self.connection.work,
+            first or self.connection.work,
         )
