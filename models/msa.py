@@ -279,9 +279,9 @@ def cut_from_white(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
         `(256, 256, 4)` float32 array, premultiplied; zero in the outer columns.
     """
     difference = 1 - rgb.min(axis=2)
-    alpha = np.clip((difference - 0.04) / 0.12, 0, 1)
-    alpha[:, :_LEFT] = alpha[:, SIZE - _LEFT :] = 0
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((alpha > 0.3).astype(np.uint8), connectivity=8)
+    difference[:, :_LEFT] = difference[:, SIZE - _LEFT :] = 0
+    coloured = (difference > 0.08).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(coloured, connectivity=8)
     if count < 2:
         return np.zeros((*rgb.shape[:2], 4), np.float32)
     figure = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
@@ -290,9 +290,13 @@ def cut_from_white(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
     outlines, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     filled = np.zeros_like(closed)
     cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED)
-    inside = cv2.erode(filled, np.ones((3, 3), np.uint8)) > 0
+    inside = cv2.erode(filled, np.ones((5, 5), np.uint8)) > 0
     near = cv2.dilate(filled, np.ones((3, 3), np.uint8)) > 0
-    alpha = np.where(inside, 1.0, np.where(near, alpha, 0.0)).astype(np.float32)
+    # At the edge a pixel covers as much as its difference has of the fullest one beside it.
+    full = cv2.dilate(difference * filled, np.ones((5, 5), np.uint8))
+    edge = np.where(near, difference / np.maximum(full, 0.04), 0.0)
+    alpha = np.where(inside, 1.0, np.clip(edge, 0, 1)).astype(np.float32)
+    alpha[:, :_LEFT] = alpha[:, SIZE - _LEFT :] = 0
     # The generated colour is the person's over white: taking the white away leaves the premultiplied colour.
     colour = np.clip(rgb - (1 - alpha[..., None]), 0, alpha[..., None])
     return np.concatenate([colour, alpha[..., None]], axis=2).astype(np.float32)
