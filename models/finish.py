@@ -15,21 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models import anatomy
+from models.judgement import SOLE, figures
 from shared.errors import BadInput
-from shared.skeleton import (
-    L_ANKLE,
-    L_EYE,
-    L_HIP,
-    L_KNEE,
-    L_SHOULDER,
-    NECK,
-    R_ANKLE,
-    R_EYE,
-    R_HIP,
-    R_KNEE,
-    R_SHOULDER,
-    Skeleton,
-)
+from shared.skeleton import L_ANKLE, R_ANKLE, Skeleton
 
 if TYPE_CHECKING:
     from models.motion import Person
@@ -249,18 +238,12 @@ def _blurred(person: Person, sigma: float) -> Person:
 
 # --- order in depth -----------------------------------------------------------------------------------------
 
-# Proportions of a standing adult in units of the torso (neck to hip), from the medians of the COCO keypoints.
-_HIP_TO_FEET = 1.75
-_KNEE_TO_FEET = 0.85
-_TORSO_PER_SHOULDERS = 1.5
-_TORSO_PER_EYES = 8.0
-
 
 def ground(skeleton: Skeleton, height: float) -> float:
-    """The y pixel coordinate where the person's feet are, estimated from what is visible.
+    """The y pixel coordinate where the person touches the ground, as placement judges it (models/judgement.py).
 
-    Ankles if visible; otherwise the rest of the legs is added, in proportion to the torso, shoulders or face.
-    A person whose feet would lie near the frame's bottom or below is cut by it and stands there or nearer.
+    Legs that are not visible are added in a standing person's proportions. Who then ends near the frame's bottom
+    or below is cut by it, and stands there or nearer.
 
     Args:
         skeleton (`Skeleton`): in scene pixels.
@@ -269,46 +252,25 @@ def ground(skeleton: Skeleton, height: float) -> float:
     Raises:
         BadInput: no joint is visible.
     """
-    xy, visible = skeleton.xy, skeleton.visible
-
-    def lowest(*joints: int) -> float | None:
-        known = [float(xy[j, 1]) for j in joints if visible[j]]
-        return max(known) if known else None
-
-    ankle = lowest(L_ANKLE, R_ANKLE)
-    if ankle is not None:
-        return ankle
-    torso = _torso(skeleton)
-    knee, hip, top = lowest(L_KNEE, R_KNEE), lowest(L_HIP, R_HIP), lowest(NECK, L_SHOULDER, R_SHOULDER)
-    if knee is not None:
-        feet = knee + _KNEE_TO_FEET * torso
-    elif hip is not None:
-        feet = hip + _HIP_TO_FEET * torso
-    elif top is not None:
-        feet = top + (1 + _HIP_TO_FEET) * torso
+    person = np.concatenate([skeleton.xy, skeleton.visible[:, None]], axis=1)[None]
+    body = anatomy.installed()
+    stature = float(body.stature(person)[0])
+    if not np.isfinite(stature):  # only a face: its extent tells the size, and where the rest would be
+        template = np.array(body.template)[skeleton.visible]
+        extent = float(np.linalg.norm(np.ptp(template, axis=0)))
+        stature = float(np.linalg.norm(skeleton.box[2:] - skeleton.box[:2])) / max(extent, 1e-3)
+        ankle = max(body.template[R_ANKLE][1], body.template[L_ANKLE][1])
+        feet = float(skeleton.box[3]) + (ankle - float(template[:, 1].max()) + SOLE) * stature
     else:
-        feet = float(skeleton.box[3]) + (1.4 + _HIP_TO_FEET) * torso
-    return max(feet, height) if feet > height - 0.3 * torso else feet
-
-
-def _torso(skeleton: Skeleton) -> float:
-    """Length from neck to hips in pixels: the largest estimate, as turning or bending shortens each."""
-    xy, visible = skeleton.xy, skeleton.visible
-
-    def distance(first: int, second: int) -> float:
-        return float(np.linalg.norm(xy[first] - xy[second])) if visible[first] and visible[second] else 0.0
-
-    return max(
-        distance(NECK, L_HIP),
-        distance(NECK, R_HIP),
-        _TORSO_PER_SHOULDERS * distance(L_SHOULDER, R_SHOULDER),
-        _TORSO_PER_EYES * distance(L_EYE, R_EYE),
-        0.2 * skeleton.height,
-    )
+        feet = float(figures(person, body).ground[0, 1])
+    feet_seen = skeleton.visible[[R_ANKLE, L_ANKLE]].any()
+    # Proportions of unseen legs are known to about a seventh.
+    cut = not feet_seen and feet > height - 0.15 * stature
+    return max(feet, height + SOLE * stature) if cut else feet
 
 
 def nearer(other: Skeleton, target: Skeleton, height: float) -> bool:
-    """Whether `other` stands in front of `target`: its feet are lower in the picture, not just as low."""
+    """Whether `other` stands in front of `target`: it touches the ground lower in the picture, not just as low."""
     return ground(other, height) > ground(target, height)
 
 

@@ -168,6 +168,14 @@ def test_hidden_feet_are_estimated_in_proportion() -> None:
         assert ground(standing(50, 300, 60, without=hidden), 480) == pytest.approx(300, abs=25)
 
 
+def test_a_face_alone_tells_where_the_person_stands() -> None:
+    body = tuple(name for name in STANDING if "eye" not in name and name != "nose")
+    assert ground(standing(50, 300, 60, without=body), 2000) == pytest.approx(300, abs=60)
+    assert ground(standing(50, 300, 60, without=body), 250) >= 250
+    with pytest.raises(BadInput, match="no joint is visible"):
+        ground(standing(50, 300, 60, without=tuple(STANDING)), 480)
+
+
 def test_hidden_feet_near_the_bottom_edge_count_as_cut_by_it() -> None:
     assert ground(standing(50, 475, 60, without=LEGS[2:]), 480) >= 480
     assert nearer(standing(50, 475, 60, without=LEGS[2:]), standing(90, 479, 60), 480)
