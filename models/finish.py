@@ -252,15 +252,16 @@ def ground(skeleton: Skeleton, height: float) -> float:
     Raises:
         BadInput: no joint is visible.
     """
+    box = skeleton.box
     person = np.concatenate([skeleton.xy, skeleton.visible[:, None]], axis=1)[None]
     body = anatomy.installed()
     stature = float(body.stature(person)[0])
     if not np.isfinite(stature):  # only a face: its extent tells the size, and where the rest would be
         template = np.array(body.template)[skeleton.visible]
         extent = float(np.linalg.norm(np.ptp(template, axis=0)))
-        stature = float(np.linalg.norm(skeleton.box[2:] - skeleton.box[:2])) / max(extent, 1e-3)
+        stature = float(np.linalg.norm(box[2:] - box[:2])) / max(extent, 1e-3)
         ankle = max(body.template[R_ANKLE][1], body.template[L_ANKLE][1])
-        feet = float(skeleton.box[3]) + (ankle - float(template[:, 1].max()) + SOLE) * stature
+        feet = float(box[3]) + (ankle - float(template[:, 1].max()) + SOLE) * stature
     else:
         feet = float(figures(person, body).ground[0, 1])
     feet_seen = skeleton.visible[[R_ANKLE, L_ANKLE]].any()
