@@ -17,7 +17,7 @@ from enum import Enum
 
 from shared.errors import BadInput, Cancelled, DeadlineExceeded, Overloaded, WalkOnError
 from shared.limits import Limits
-from shared.messages import Answer, Array, Blob, Request
+from shared.messages import Array, Blob, Request
 
 KEEP_SECONDS = 600.0
 """How long a result can be fetched: Blender may have to be restarted meanwhile."""
@@ -36,9 +36,9 @@ class State(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """How a job ended: an answer with its pixels, or an error."""
+    """How a job ended: the header of its result, encoded, with the pixels; or an error."""
 
-    answer: Answer | None = None
+    header: bytes = b""
     blobs: Sequence[Array] = ()
     error: WalkOnError | None = None
 

@@ -131,7 +131,7 @@ class Server:
         self._process = psutil.Process()
         self._table = JobTable(self.limits)
         self._warming = "start"
-        self._problem: WalkOnError | None = None
+        self.problem: WalkOnError | None = None  # why warm-up failed
         self._known_weights: dict[str, str] = {}
         self._stops = 0
         self._stop_at: float | None = None
@@ -166,7 +166,7 @@ class Server:
     @property
     def ready(self) -> bool:
         """Warmed up."""
-        return not self._warming and self._problem is None
+        return not self._warming and self.problem is None
 
     @property
     def worker_is_busy(self) -> bool:
@@ -303,7 +303,14 @@ class Server:
             self._tell(_Stage(job, stage, index, count))
 
         try:
-            answer, arrays = self._pipeline.run(job.request, job.blobs, progress, job.given_up.is_set)
+            answer, pixels = self._pipeline.run(job.request, job.blobs, progress, job.given_up.is_set)
+            arrays = [np.ascontiguousarray(array) for array in pixels]
+            described = [
+                messages.Blob.of(array, f"result blob {index}") for index, array in enumerate(arrays)
+            ]
+            header = messages.encode(messages.Result(job.id, answer, described))
+            # What no client could read is this job's failure.
+            messages.decode(messages.work_replies, header)
         except WalkOnError as error:
             bound.info("failed", code=error.code, error=str(error))
             return Outcome(error=error)
@@ -311,7 +318,7 @@ class Server:
             bound.exception("failed")
             return Outcome(error=_fault(f"job {job.id}", error))
         bound.info("done", seconds=round(time.monotonic() - started, 3))
-        return Outcome(answer, [np.ascontiguousarray(array) for array in arrays])
+        return Outcome(header, arrays)
 
     # ---- from the worker ---------------------------------------------------------------------------------
 
@@ -332,7 +339,7 @@ class Server:
                 self._warming = event.stage
             elif isinstance(event, _Warm):
                 self._warming = ""
-                self._problem = event.problem
+                self.problem = event.problem
                 if event.problem is not None:
                     for job in self._table.fail_waiting(event.problem):
                         self._deliver(job)
@@ -357,10 +364,15 @@ class Server:
         router: zmq.Socket[bytes],
         identity: bytes,
         message: messages.WorkReply | messages.ControlReply,
-        blobs: Sequence[Array] = (),
+    ) -> bool:
+        """As `_send`."""
+        return self._send(router, identity, messages.encode(message))
+
+    def _send(
+        self, router: zmq.Socket[bytes], identity: bytes, header: bytes, blobs: Sequence[Array] = ()
     ) -> bool:
         """Send, without waiting. False if the client's pipe is full; a client that is gone counts as sent."""
-        frames: list[Any] = [identity, messages.MAGIC, messages.encode(message), *blobs]
+        frames: list[Any] = [identity, messages.MAGIC, header, *blobs]
         try:
             router.send_multipart(frames, flags=zmq.NOBLOCK, copy=False)
         except zmq.Again:
@@ -368,21 +380,17 @@ class Server:
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
-            log.info("client is gone", job=getattr(message, "job", ""))
+            log.info("client is gone")
         return True
 
     def _deliver(self, job: Job) -> None:
         outcome = job.outcome
         assert outcome is not None
-        message: Failed | messages.Result
         if outcome.error is not None:
-            message = Failed.of(job.id, outcome.error)
+            header = messages.encode(Failed.of(job.id, outcome.error))
         else:
-            assert outcome.answer is not None
-            message = messages.Result(
-                job.id, outcome.answer, [messages.Blob.of(blob) for blob in outcome.blobs]
-            )
-        if self._reply(self._work, job.owner, message, outcome.blobs):
+            header = outcome.header
+        if self._send(self._work, job.owner, header, outcome.blobs):
             self._undelivered.discard(job.id)
         else:
             self._undelivered.add(job.id)
@@ -416,6 +424,10 @@ class Server:
                 job_id = messages.job_of(header)
                 log.warning("refused a message", job=job_id, code=error.code, error=error.message)
                 self._reply(router, bytes(identity), Failed.of(job_id, error))
+            except Exception as error:  # a fault of ours in one message must not end all jobs
+                job_id = messages.job_of(header)
+                log.exception("failed to read a message", job=job_id)
+                self._reply(router, bytes(identity), Failed.of(job_id, _fault("message", error)))
 
     def _open(self, frames: list[memoryview]) -> tuple[bytes, list[memoryview]]:
         """Header and blobs of a message from somebody who holds the key."""
@@ -490,8 +502,8 @@ class Server:
         if self._table.find(message.job) is None:
             if self._stops:
                 raise _stopped()
-            if self._problem is not None:
-                raise self._problem
+            if self.problem is not None:
+                raise self.problem
         job = self._table.submit(
             message.job, message.request, message.blobs, arrays, identity, message.deadline
         )
@@ -499,7 +511,7 @@ class Server:
         return job
 
     def _status(self, ask: int) -> messages.Status:
-        problem = self._problem
+        problem = self.problem
         return messages.Status(
             ask=ask,
             ready=self.ready,
@@ -619,12 +631,15 @@ def serve(
     connection_file: str | Path | None = None,
     threads: int = 2,
     limits: Limits | None = None,
-) -> None:
+) -> int:
     """Run the server of the real pipeline until SIGTERM or Ctrl-C. Logs JSON lines to standard error.
 
     Args:
         host (`str`), port (`int`), connection_file (`Path`, *optional*), limits (`Limits`, *optional*): see `Server`.
         threads (`int`): for the networks.
+
+    Returns:
+        `int`: exit code: 1 where warm-up failed, 0 otherwise.
 
     Raises:
         BadInput: see `Server`.
@@ -632,7 +647,7 @@ def serve(
     from server.pipeline import GENERATORS, Pipeline
 
     pipeline = Pipeline(threads)
-    run_until_stopped(
+    return run_until_stopped(
         Server(
             pipeline,
             connection_file,
@@ -644,8 +659,12 @@ def serve(
     )
 
 
-def run_until_stopped(server: Server) -> None:
-    """Run a server as this process's main work: log to standard error, stop on SIGTERM and Ctrl-C."""
+def run_until_stopped(server: Server) -> int:
+    """Run a server as this process's main work: log to standard error, stop on SIGTERM and Ctrl-C.
+
+    Returns:
+        `int`: exit code: 1 where warm-up failed, 0 otherwise.
+    """
     structlog.configure(
         processors=[
             structlog.processors.TimeStamper(fmt="iso"),
@@ -659,10 +678,12 @@ def run_until_stopped(server: Server) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
     server.run()
+    code = 1 if server.problem is not None else 0
     if server.worker_is_busy:
         # Taking the interpreter down under a network that computes can crash; there is nothing left to save.
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
+    return code
 
 
 def main() -> None:
@@ -674,9 +695,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads for the networks")
     given = parser.parse_args()
     try:
-        serve(given.host, given.port, given.connection_file, given.threads)
+        code = serve(given.host, given.port, given.connection_file, given.threads)
     except WalkOnError as error:
         parser.exit(2, f"error: {error}\n")
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -238,7 +238,8 @@ class Client:
         job = job or uuid.uuid4().hex
         arrays = [np.ascontiguousarray(array) for array in blobs]
         try:
-            described = [Blob.of(array) for array in arrays]
+            names = (*request.PICTURES, *("one picture too many" for _ in arrays))
+            described = [Blob.of(array, name) for array, name in zip(arrays, names, strict=False)]
             header = messages.encode(messages.Submit(job, request, described, deadline))
         except (TypeError, msgspec.MsgspecError, OverflowError) as error:
             raise BadInput(

@@ -32,3 +32,14 @@ class Limits(msgspec.Struct, frozen=True):
     max_candidates: int = 64
     max_queue: int = 16
     max_queue_bytes: int = 640_000_000
+
+    @classmethod
+    def for_megapixels(cls, max_megapixels: float) -> Limits:
+        """The limits of a server that takes pictures of that size, two to a job (scene and actor)."""
+        picture = max(cls().max_blob_bytes, int(max_megapixels * 4_000_000))
+        return cls(
+            max_megapixels=max_megapixels,
+            max_blob_bytes=picture,
+            max_job_bytes=2 * picture,
+            max_queue_bytes=max(cls().max_queue_bytes, 2 * picture),
+        )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 import numpy as np
@@ -46,9 +46,16 @@ class Blob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
 
     @classmethod
-    def of(cls, array: Array) -> Blob:
-        """The description of an array."""
-        return cls(array.dtype.name, tuple(array.shape))  # type: ignore[arg-type]
+    def of(cls, array: Array, subject: str = "array") -> Blob:
+        """The description of an array.
+
+        Raises:
+            BadImage: of a type that does not travel.
+        """
+        name = array.dtype.name
+        if name not in get_args(DType):
+            raise BadImage(f"{subject}: is {name}", "Convert it to uint8 (0 to 255)", subject)
+        return cls(name, tuple(array.shape))  # type: ignore[arg-type]
 
     @property
     def nbytes(self) -> int:
@@ -447,7 +454,7 @@ def check(request: Request, blobs: Sequence[Blob], limits: Limits) -> None:
         if request.at is not None and not all(math.isfinite(value) for value in request.at):
             raise BadInput("at: is not a finite number", "Give the x and y of a pixel of the scene", "at")
     if isinstance(request, Place) and request.actor is not None:
-        Skeleton.from_openpose(request.actor, "actor")
+        _check_skeleton("actor", request.actor, limits)
     if isinstance(request, Place) and max(request.width, request.height) > limits.max_side:
         raise BadInput(
             f"width, height: {request.width} x {request.height} is beyond {limits.max_side} pixels",
@@ -455,7 +462,7 @@ def check(request: Request, blobs: Sequence[Blob], limits: Limits) -> None:
             "width",
         )
     if isinstance(request, Refine | Transfer | Insert) and request.skeleton is not None:
-        Skeleton.from_openpose(request.skeleton, "skeleton")
+        _check_skeleton("skeleton", request.skeleton, limits)
 
 
 def _check_picture(name: str, blob: Blob, limits: Limits) -> None:
@@ -476,6 +483,23 @@ def _check_picture(name: str, blob: Blob, limits: Limits) -> None:
         )
 
 
+def _check_skeleton(subject: str, values: Keypoints, limits: Limits) -> None:
+    skeleton = Skeleton.from_openpose(values, subject)
+    if not skeleton.visible.any():
+        raise BadInput(
+            f"{subject}: no joint is known", "Give at least one joint with a score above 0", subject
+        )
+    # A person partly or wholly outside the frame is fine, but what is painted has to fit into memory.
+    x0, y0, x1, y1 = (float(value) for value in skeleton.box)
+    too_large = (x1 - x0) * (y1 - y0) > limits.max_megapixels * 1e6
+    if too_large or max(-x0, -y0, x1, y1) > 2 * limits.max_side:
+        raise BadInput(
+            f"{subject}: reaches from {x0:.4g},{y0:.4g} to {x1:.4g},{y1:.4g}, too large or too far off",
+            "Give the joints in pixels of the scene",
+            subject,
+        )
+
+
 def _check_context(context: Sequence[Keypoints], limits: Limits) -> None:
     if len(context) > limits.max_people:
         raise BadInput(
@@ -484,7 +508,7 @@ def _check_context(context: Sequence[Keypoints], limits: Limits) -> None:
             "context",
         )
     for index, person in enumerate(context):
-        Skeleton.from_openpose(person, f"context: person {index}")
+        _check_skeleton(f"context: person {index}", person, limits)
 
 
 def _check_count(count: int, limits: Limits) -> None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from server.jobs import JobTable, Outcome, State
 from shared.errors import BadInput, Cancelled, DeadlineExceeded, Overloaded, ServerFault
 from shared.limits import Limits
-from shared.messages import Blob, Detect, Insert, Refined
+from shared.messages import Blob, Detect, Insert
 
 LIMITS = Limits(max_queue=3, max_queue_bytes=1000)
 IDS = [f"{n:032x}" for n in range(6)]
@@ -32,7 +32,7 @@ def put(table, job_id, nbytes=100, owner=b"a", deadline=None, request=None):
 
 
 def done(nbytes=0):
-    return Outcome(Refined([0.0] * 54), [np.zeros(nbytes, np.uint8)])
+    return Outcome(b"result", [np.zeros(nbytes, np.uint8)])
 
 
 @pytest.fixture

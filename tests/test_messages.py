@@ -23,7 +23,7 @@ PICTURE = Blob("uint8", (480, 640, 3))
 PERSON = [float(i) for i in range(1, 55)]
 
 numbers = st.floats(-1e4, 1e4, width=32)
-people = st.lists(st.builds(lambda x: [x] * 54, numbers), max_size=3)
+people = st.lists(st.builds(lambda x: [x, x, 0.5] * 18, numbers), max_size=3)
 names = st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}\Z")
 points = st.none() | st.tuples(numbers, numbers)
 seeds = st.integers(0, 2**31 - 1)
@@ -151,6 +151,10 @@ def test_job_id_is_read_from_a_header_that_is_refused():
         (Insert(), [PICTURE, Blob("uint8", (4, 4, 5))], BadImage, "actor: is 4x4x5 uint8"),
         (Refine([1.0] * 53), [], BadInput, "skeleton: has 53 numbers, not 54"),
         (Refine([math.nan] * 54), [], BadInput, "skeleton: holds a value that is not finite"),
+        (Refine([0.0] * 54), [], BadInput, "skeleton: no joint is known"),
+        (Refine([1e308] * 54), [], BadInput, "skeleton: reaches from 1e+308,1e+308 to 1e+308,1e+308"),
+        (Transfer([0.0, 0.0, 1.0, 9e3, 9e3, 1.0] * 9), [PICTURE], BadInput, "reaches from 0,0 to 9000,9000, too large"),
+        (Place([PERSON], 10, 10, actor=[1.0]), [], BadInput, "actor: has 1 numbers, not 54"),
         (Place([PERSON, [1.0]], 10, 10), [], BadInput, "context: person 1: has 1 numbers, not 54"),
         (Place([PERSON] * 65, 10, 10), [], BadInput, "context: 65 people; the server takes 64"),
         (Place([], 10, 10, 65), [], BadInput, "candidates: 65; the server gives 64 at most"),
@@ -212,3 +216,37 @@ def test_fields_of_a_newer_server_are_ignored():
         {"type": "progress", "job": JOB, "seq": 0, "stage": "place", "index": 0, "count": 3, "x": 1}
     )
     assert messages.decode(messages.work_replies, header) == messages.Progress(JOB, 0, "place", 0, 3)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+fields = st.sampled_from(
+    ["context", "skeleton", "at", "seed", "width", "height", "count", "candidates", "network"]
+)
+
+
+@hypothesis.given(
+    st.sampled_from(["detect", "place", "refine", "transfer", "insert"]),
+    st.dictionaries(fields, anything | st.just([1e308] * 54) | st.just([PERSON]), max_size=4),
+    anything,
+)
+def test_any_fields_are_taken_or_refused(kind, values, blobs):
+    header = msgpack.packb(submit(request={"type": kind} | values, blobs=blobs))
+    with contextlib.suppress(BadInput, BadImage):
+        message = messages.decode(messages.work_requests, header)
+        messages.check(message.request, message.blobs, Limits())
+
+
+def test_limits_grow_with_the_size_of_pictures():
+    assert Limits.for_megapixels(64) == Limits()
+    large = Limits.for_megapixels(200)
+    blob = Blob("uint8", (14000, 14000, 4))
+    messages.check(Insert(), [blob, blob], large)
+    with pytest.raises(BadImage, match="the server takes 64 megapixels"):
+        messages.check(Insert(), [blob, blob], Limits())
+    small = Limits.for_megapixels(1)
+    with pytest.raises(BadImage, match="1001 x 1000 pixels; the server takes 1 megapixels"):
+        messages.check(Detect(), [Blob("uint8", (1000, 1001, 3))], small)

@@ -7,6 +7,7 @@ How long it takes is in the request: `insert` runs `candidates` stages of `seed`
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -97,6 +98,10 @@ class TinyPipeline:
         if request.generator == "crash":
             raise ZeroDivisionError("a fault of ours")
         x, y = request.at or (0.0, 0.0)
+        if request.generator == "float64":
+            return messages.Transferred(0, 0), [np.zeros((4, 4, 4))]
+        if request.generator == "numpy":
+            return messages.Transferred(np.int64(0), 0), []
         answer = messages.Inserted(
             int(x), int(y), 1.0, person.to_openpose(), [], [], request.seed, seconds, {"walkon": "test"}, {}
         )
@@ -112,7 +117,7 @@ def main() -> None:
     parser.add_argument("--limits", default="{}", help="JSON")
     parser.add_argument("--host", default="127.0.0.1")
     given = parser.parse_args()
-    run_until_stopped(
+    code = run_until_stopped(
         Server(
             TinyPipeline(given.warm_up, given.broken),
             given.file,
@@ -122,6 +127,7 @@ def main() -> None:
             grace=given.grace,
         )
     )
+    sys.exit(code)
 
 
 if __name__ == "__main__":
