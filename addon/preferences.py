@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the server is and whether to start it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bpy
+from bpy.props import BoolProperty, StringProperty
+
+from .worker import ServerCommand
+
+
+class WalkOnPreferences(bpy.types.AddonPreferences):
+    """Shown in Preferences > Add-ons > Walk-On."""
+
+    bl_idname = __package__
+
+    server: StringProperty(
+        name="Server",
+        description="The walkon program, or the Python that Walk-On's server is installed in",
+        subtype="FILE_PATH",
+    )
+    connection_file: StringProperty(
+        name="Connection File",
+        description="Where the server writes how to reach it. Leave it empty for a server that Blender starts",
+        subtype="FILE_PATH",
+    )
+    auto_start: BoolProperty(
+        name="Start When Needed",
+        description="Start the server when a button needs it. Otherwise press Start first",
+        default=True,
+    )
+
+    def draw(self, _context: bpy.types.Context) -> None:
+        """Blender calls this."""
+        layout = self.layout
+        layout.use_property_split = True
+        layout.prop(self, "server")
+        layout.prop(self, "connection_file")
+        layout.prop(self, "auto_start")
+
+    @property
+    def command(self) -> ServerCommand:
+        """How the worker reaches the server."""
+        if self.connection_file:
+            connection = bpy.path.abspath(self.connection_file)
+        else:
+            folder = bpy.utils.extension_path_user(__package__, path="server", create=True)
+            connection = str(Path(folder) / "connection.json")
+        return ServerCommand(bpy.path.abspath(self.server) if self.server else "", connection)
+
+
+def preferences() -> WalkOnPreferences:
+    """The add-on's preferences."""
+    return bpy.context.preferences.addons[__package__].preferences
+
+
+def register() -> None:
+    """Called by the package."""
+    bpy.utils.register_class(WalkOnPreferences)
+
+
+def unregister() -> None:
+    """Called by the package."""
+    bpy.utils.unregister_class(WalkOnPreferences)
