@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from server import lab
 from shared import __version__
 from shared.errors import BadInput, WalkOnError
 
@@ -28,6 +29,9 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Installed networks and their weights.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(lab.data_app, name="data")
+app.add_typer(lab.train_app, name="train")
+app.add_typer(lab.eval_app, name="eval")
 
 MaxMegapixels = Annotated[float, typer.Option(help="Refuse pictures with more million pixels than this.")]
 ConnectionFile = Annotated[
@@ -183,6 +187,17 @@ def models_list() -> None:
 
     for stage, name, size in installed():
         typer.echo(f"{stage + '/' + name:28} {size / 1e6:7.1f} MB  sha256 {sha256(stage, name)[:16]}")
+
+
+@models_app.command("import")
+def models_import(
+    checkpoint: Annotated[Path, typer.Argument(help="netG_*.pth of the paper's authors.")],
+) -> None:
+    """Install the transfer network of the paper's authors, as they published it."""
+    from models.msa import ATTRIBUTION, import_checkpoint
+
+    typer.echo(f"{import_checkpoint(checkpoint)}: installed; use it with `walkon insert --generator msa`")
+    typer.echo(ATTRIBUTION)
 
 
 def read_pose(path: Path) -> Skeleton:
