@@ -731,3 +731,47 @@ def test_memory_stays_flat_under_overload(start):
         while refused < 97:
             refused += sum(isinstance(event, Failed) for event in client.poll(5.0))
         assert client.status().memory - before < 100_000_000
+
+
+# ---- the real pipeline -----------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(180)
+def test_real_pipeline_gives_over_the_wire_what_it_gives_here(start, shared_data):
+    from models.images import load_picture
+    from server.pipeline import STAGES, Pipeline
+
+    scene = load_picture(shared_data / "photos" / "ccby_000000442450.jpg")
+    actor = load_picture(shared_data / "photos" / "op_COCO_val2014_000000000241.jpg")
+    server = start(command=REAL)
+    with server.client() as client:
+        slowest = 0.0
+        while not (status := client.status()).ready:
+            assert status.problem is None
+            time.sleep(0.1)
+        people = client.run(Detect(), [scene.rgb])[0].people
+        assert people
+        seen: list[Progress] = []
+        job = client.submit(Insert(seed=3), [scene.rgb, actor.rgb])
+        while not any(event.job == job and not isinstance(event, Progress) for event in seen):
+            seen += client.poll(0.05)
+            asked = time.monotonic()
+            status = client.status()
+            slowest = max(slowest, time.monotonic() - asked)
+        finished = seen.pop()
+        assert [(event.stage, event.index, event.count) for event in seen] == [
+            (stage, index, len(STAGES)) for index, stage in enumerate(STAGES)
+        ]
+        assert finished.answer.context == people
+        assert set(finished.answer.weights) == set(status.weights)
+        assert slowest < 2.0  # networks do not keep the socket thread from answering
+        with pytest.raises(NoActor):
+            client.run(Insert(), [scene.rgb, SCENE])
+    assert server.stop() == 0
+
+    here = Pipeline().insert(scene, actor, seed=3)
+    np.testing.assert_array_equal(finished.blobs[0], here.layer.rgba)
+    assert finished.answer.skeleton == here.skeleton.to_openpose()
+    assert [c.skeleton for c in finished.answer.candidates] == [
+        c.skeleton.to_openpose() for c in here.candidates
+    ]
