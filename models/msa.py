@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -40,9 +41,6 @@ from models import weights
 from models.motion import Person
 from shared.errors import BadInput, MissingWeights
 from shared.skeleton import NUM_JOINTS, Skeleton
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SIZE = 256
 COLUMNS = 176  # 256 * 11 / 16, DeepFashion's width
@@ -604,18 +602,19 @@ def _batch_of(pairs: Mapping[str, NDArray[Any]]) -> Batch:
 def batches(folder: Path, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
     """Endless batches of the pair shards in `folder` (`*.npz`, written by models/people.py).
 
-    A shard is read whole, its pairs in random order; a remainder smaller than a batch is left out. The order
-    depends on the seed and on `start`, the step at which training begins or goes on.
+    A shard is read whole, its pairs in random order; a remainder smaller than a batch is left out. Shards that
+    are added are seen in the next pass. The order depends on the shards, the seed and `start`, the step at which
+    training begins or goes on.
 
     Raises:
         BadInput: no shards there, or none holds as many pairs as a batch.
     """
-    files = sorted(folder.glob("*.npz"))
-    if not files:
-        raise BadInput(f"{folder}: holds no pair shards (*.npz)", "Render pairs first", str(folder))
     rng = np.random.default_rng((seed, start))
     while True:
         made = 0
+        files = sorted(folder.glob("*.npz"))
+        if not files:
+            raise BadInput(f"{folder}: holds no pair shards (*.npz)", "Render pairs first", str(folder))
         for index in rng.permutation(len(files)):
             with np.load(files[index]) as shard:
                 pairs = {key: shard[key] for key in ("src", "tgt", "ks", "kt", "vs", "vt")}
@@ -634,32 +633,32 @@ def train(
     pairs: Path,
     out: Path,
     steps: int,
+    minutes: float = math.inf,
     batch: int = 8,
     ngf: int = 64,
     adversarial: Adversarial = "lsgan",
     vgg: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
-    checkpoint_seconds: float = 300.0,
-    log: Callable[[dict[str, float]], None] | None = None,
+    checkpoint_minutes: float = 5.0,
 ) -> MsaGenerator:
-    """Trains on pair shards and writes weights as `models/weights` holds them.
+    """Trains, going on from `out`/checkpoint.pt where there is one; returns the generator.
 
-    `out/checkpoint.pt` is written every few minutes and at the end; where it exists, training goes on from it.
-    `out/log.jsonl` gets a line per 50 steps.
+    Writes `out`/checkpoint.pt, `out`/curve.jsonl (a line per 50 steps) and at the end `out`/weights as
+    models/weights holds them.
 
     Args:
-        pairs (`Path`): folder of shards.
+        pairs (`Path`): folder with `train/*.npz`, pair shards of models/people.py.
         out (`Path`): folder of the run.
         steps (`int`): in all, including those of the checkpoint.
-        batch (`int`, *optional*, defaults to 8): the authors'.
-        ngf (`int`, *optional*, defaults to 64): width of generator and critic.
-        adversarial (`str`, *optional*): see `Trainer`.
+        minutes (`float`): stop earlier after this long; a later call continues.
+        batch (`int`): pairs a step; 8 is the authors'.
+        ngf (`int`): width of generator and critic; 64 is the paper's.
+        adversarial (`str`): see `Trainer`.
         vgg (`Path`, *optional*): VGG-19's weights for the paper's perceptual loss; `EdgeLoss` without.
-        seed (`int`, *optional*): of the weights' start and the order of pairs.
-        device (`str`, *optional*, defaults to `"cpu"`): of PyTorch.
-        checkpoint_seconds (`float`, *optional*): between checkpoints.
-        log (callable, *optional*): is given what goes into the log.
+        seed (`int`): of the weights' start and the order of pairs.
+        device (`str`): of PyTorch.
+        checkpoint_minutes (`float`): between checkpoints.
     """
     torch.manual_seed(seed)
     generator, critic = MsaGenerator(ngf=ngf), PatchGan(ndf=ngf)
@@ -668,27 +667,29 @@ def train(
         initialise(network)
     trainer = Trainer(generator.to(device), critic.to(device), perceptual.to(device), adversarial)
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint, start, seconds = out / "checkpoint.pt", 0, 0.0
-    if checkpoint.exists():
+    checkpoint, step, seconds = out / "checkpoint.pt", 0, 0.0
+    if checkpoint.is_file():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         trainer.load(saved["trainer"])
-        start, seconds = saved["step"], saved["seconds"]
-
+        step, seconds = saved["step"], saved["seconds"]
     began = written = time.monotonic()
-    data = batches(pairs, batch, seed, start)
-    for step in range(start + 1, steps + 1):
+
+    def save() -> None:
+        state = {"trainer": trainer.state(), "step": step, "seconds": seconds + time.monotonic() - began}
+        torch.save(state, checkpoint.with_suffix(".new"))
+        checkpoint.with_suffix(".new").replace(checkpoint)
+
+    data = batches(pairs / "train", batch, seed, step)
+    while step < steps and time.monotonic() - began < minutes * 60:
         losses = trainer.step(Batch(*(tensor.to(device) for tensor in next(data))))
-        now = time.monotonic()
+        step += 1
         if step % 50 == 0 or step == steps:
-            line = {"step": step, "seconds": round(seconds + now - began, 1), **losses}
-            with (out / "log.jsonl").open("a", encoding="utf-8") as file:
+            line = {"step": step, "seconds": round(seconds + time.monotonic() - began, 1), **losses}
+            with (out / "curve.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-            if log:
-                log(line)
-        if now - written > checkpoint_seconds or step == steps:
-            state = {"trainer": trainer.state(), "step": step, "seconds": seconds + now - began}
-            torch.save(state, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)
-            written = now
+        if time.monotonic() - written > checkpoint_minutes * 60:
+            save()
+            written = time.monotonic()
+    save()
     weights.save(generator, {"ngf": ngf}, out / "weights")
     return generator.eval()
