@@ -49,6 +49,9 @@ def add(
     layer.title = f"Person {len(work.layers)}"
     name = f"Walk-On {layer.title} {layer.uuid[:6]}"
     space, _ = image_colour_space(scene.view_settings.view_transform, compat.colour_spaces())
+    # Blender's compositor puts a picture of odd size half a pixel off the grid of an even frame, and blurs it.
+    odd = [(size - frame) % 2 for size, frame in zip(rgba.shape[1::-1], work.picture_size, strict=True)]
+    rgba = np.pad(rgba, ((0, odd[1]), (0, odd[0]), (0, 0)))
     layer.image = make_image(name, rgba, space)
     layer.image_size = rgba.shape[1], rgba.shape[0]
     layer.skeleton.skeleton = skeleton
@@ -162,13 +165,14 @@ def read_cards(scene: bpy.types.Scene) -> None:
         card = layer.handle
         if card is None:
             continue
-        at = place(layer)
-        if abs(card.location.x - at.x) > 1e-3:
-            layer.x = card.location.x
-        if abs(card.location.y + at.y) > 1e-3:
-            layer.y = -card.location.y
-        if abs(card.scale.y - at.scale) > 1e-5 * at.scale:
-            layer.scale = max(0.01, abs(card.scale.y) / layer.predicted[2])
+        # Read all first: every property that is set writes the card.
+        at, x, y, scale = place(layer), card.location.x, -card.location.y, abs(card.scale.y)
+        if abs(x - at.x) > 1e-3:
+            layer.x = x
+        if abs(y - at.y) > 1e-3:
+            layer.y = y
+        if abs(scale - at.scale) > 1e-5 * at.scale:
+            layer.scale = scale / layer.predicted[2]
 
 
 # ---- the card --------------------------------------------------------------------------------------------

@@ -40,7 +40,9 @@ def server_python() -> Path:
 @pytest.fixture(scope="session")
 def installed() -> Iterator[str]:
     """The extension, installed and enabled; its module's name."""
-    bpy.ops.extensions.package_install_files(filepath=str(_zip()), repo="user_default", enable_on_install=True)
+    bpy.ops.extensions.package_install_files(
+        filepath=str(_zip()), repo="user_default", enable_on_install=True
+    )
     assert MODULE in bpy.context.preferences.addons, "the extension did not register"
     yield MODULE
     bpy.ops.preferences.addon_disable(module=MODULE)
@@ -66,6 +68,7 @@ def scene(installed: str) -> bpy.types.Scene:
     scene.cycles.samples = 1
     scene.cycles.use_denoising = False
     scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = 320, 240, 100
+    scene.render.dither_intensity = 0.0  # noise on every pixel
     scene.view_settings.view_transform = "Standard"
     camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
     camera.location, camera.rotation_euler = (1.0, -5.0, 2.0), (1.3, 0.1, 0.3)
