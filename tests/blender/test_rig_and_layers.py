@@ -9,7 +9,6 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
-
 from conftest import MODULE, render
 
 pytestmark = pytest.mark.blender
@@ -82,7 +81,8 @@ def test_moving_turning_and_hiding_joints(scene: bpy.types.Scene) -> None:
         before, after = (np.linalg.norm(p.xy[a] - p.xy[b]) for p in (skeleton, back))
         assert after == pytest.approx(before, abs=3e-3), "turning keeps lengths"
     assert np.linalg.norm(moved[wrist]) > 10
-    assert not back.visible[17] and back.visible.sum() == 17
+    assert not back.visible[17]
+    assert back.visible.sum() == 17
     rig.show_limbs(armature)
     assert part("compat").joint_hidden(bones["limb eye.L ear.L"])
 
@@ -106,12 +106,14 @@ def test_building_leaves_the_artists_mode_and_selection(scene: bpy.types.Scene) 
     skeleton = person()
     part("skeleton_rig").build(scene, skeleton, skeleton)
     assert bpy.context.view_layer.objects.active == mesh
-    assert mesh.mode == "EDIT" and mesh.select_get()
+    assert mesh.mode == "EDIT"
+    assert mesh.select_get()
     assert not scene.walkon.rig.select_get()
     bpy.ops.object.mode_set(mode="OBJECT")
     part("skeleton_rig").remove(scene)
     assert [thing.name for thing in bpy.data.objects] == ["Camera", "Mine"]
-    assert not bpy.data.armatures and len(bpy.data.meshes) == 1
+    assert not bpy.data.armatures
+    assert len(bpy.data.meshes) == 1
 
 
 # ---- layers ----------------------------------------------------------------------------------------------
@@ -174,7 +176,8 @@ def test_place_scale_flip_fade_and_hide(scene: bpy.types.Scene, layer, tmp_path:
     changed = np.abs(small.astype(int) - small[0, 0]).max(-1) > 8
     rows, columns = np.nonzero(changed)
     expected_top, expected_left = before_y - (before_y - 70) / 2, before_x - (before_x - 130) / 2
-    assert abs(rows.min() - expected_top) <= 1 and abs(columns.min() - expected_left) <= 1
+    assert abs(rows.min() - expected_top) <= 1
+    assert abs(columns.min() - expected_left) <= 1
     assert abs(rows.max() + 1 - (expected_top + 60)) <= 1
     layer.scale = 1.0
 
@@ -194,7 +197,9 @@ def test_the_layer_keeps_its_place_at_another_render_size(
     large = render(scene, tmp_path)
     rows, columns = np.nonzero(np.abs(large.astype(int) - large[0, 0]).max(-1) > 8)
     # Twice enlarged, so one pixel of the layer's are two.
-    assert abs(rows.min() - 140) <= 2 and abs(columns.min() - 260) <= 2 and abs(rows.max() + 1 - 380) <= 2
+    assert abs(rows.min() - 140) <= 2
+    assert abs(columns.min() - 260) <= 2
+    assert abs(rows.max() + 1 - 380) <= 2
 
 
 def test_a_larger_picture_of_the_same_shot_keeps_layers_in_place(scene: bpy.types.Scene, layer) -> None:
@@ -265,15 +270,13 @@ def test_two_layers_and_their_removal_leave_the_artists_nodes_alone(
         layers.add(scene, picture(), x, 70, 1.0, person(x + 30.0, 75.0, 100.0))
     assert len([node for node in tree.nodes if node.type == "GROUP"]) == 2
     both = render(scene, tmp_path)
-    assert (both[100, 60] != picture_before[100, 60]).any() and (
-        both[100, 230] != picture_before[100, 230]
-    ).any()
+    assert (both[100, 60] != picture_before[100, 60]).any()
+    assert (both[100, 230] != picture_before[100, 230]).any()
     scene.walkon.layer_index = 0
     bpy.ops.walkon.remove_layer()
     one = render(scene, tmp_path)
-    assert (one[100, 60] == picture_before[100, 60]).all() and (
-        one[100, 230] != picture_before[100, 230]
-    ).any()
+    assert (one[100, 60] == picture_before[100, 60]).all()
+    assert (one[100, 230] != picture_before[100, 230]).any()
     bpy.ops.walkon.remove_layer()
     assert wiring() == mine
     assert np.array_equal(render(scene, tmp_path), picture_before)
@@ -284,9 +287,11 @@ def test_two_layers_and_their_removal_leave_the_artists_nodes_alone(
 
 def test_removing_the_last_layer_switches_a_compositor_of_ours_off(scene: bpy.types.Scene, layer) -> None:
     compat = part("compat")
-    assert compat.compositor_tree(scene) is not None and scene.walkon.made_compositor
+    assert compat.compositor_tree(scene) is not None
+    assert scene.walkon.made_compositor
     bpy.ops.walkon.remove_layer()
-    assert compat.compositor_tree(scene) is None and not scene.walkon.made_compositor
+    assert compat.compositor_tree(scene) is None
+    assert not scene.walkon.made_compositor
 
 
 def test_layers_and_suggestions_survive_save_and_load(scene: bpy.types.Scene, layer, tmp_path: Path) -> None:
@@ -308,9 +313,11 @@ def test_layers_and_suggestions_survive_save_and_load(scene: bpy.types.Scene, la
     assert work.layer.image.packed_file is not None
     assert (work.layer.opacity, work.layer.x) == (0.25, pytest.approx(x))
     kept = part("scene_picture").pixels(work.layer.image)
-    assert np.array_equal(kept[:120, :61], picture()) and not kept[:, 61:, 3].any()
+    assert np.array_equal(kept[:120, :61], picture())
+    assert not kept[:, 61:, 3].any()
     back = part("skeleton_rig").read(work.rig, work.candidate.edited.skeleton)
-    assert np.abs(back.xy - skeleton.xy)[skeleton.visible].max() < 3e-3 and not back.visible[16]
+    assert np.abs(back.xy - skeleton.xy)[skeleton.visible].max() < 3e-3
+    assert not back.visible[16]
     assert np.allclose(work.people[0].skeleton.xy, skeleton.xy, atol=1e-4)
     assert np.array_equal(render(scene, tmp_path), rendered)
     work.layer.x += 10  # card and nodes still follow
@@ -324,8 +331,10 @@ def test_undo_takes_a_layer_back(scene: bpy.types.Scene) -> None:
     bpy.ops.ed.undo_push(message="after")
     bpy.ops.ed.undo()
     scene = bpy.context.scene
-    assert not scene.walkon.layers and part("compat").compositor_tree(scene) is None
+    assert not scene.walkon.layers
+    assert part("compat").compositor_tree(scene) is None
     bpy.ops.ed.redo()
     scene = bpy.context.scene
-    assert scene.walkon.layer is not None and scene.walkon.layer.image.size[1] == 120
+    assert scene.walkon.layer is not None
+    assert scene.walkon.layer.image.size[1] == 120
     scene.walkon.layer.x += 5
