@@ -154,7 +154,6 @@ class Server:
                 self._control.getsockopt_string(zmq.LAST_ENDPOINT),
                 self._key.decode(),
             )
-            _write_connection(self.connection_file, self.connection)
         except BaseException:
             self._context.destroy(linger=0)
             raise
@@ -179,7 +178,16 @@ class Server:
         self._wake()
 
     def run(self) -> None:
-        """Serve until `stop`."""
+        """Let clients find the server, and serve until `stop`.
+
+        Raises:
+            BadInput: another server was quicker.
+        """
+        try:
+            _write_connection(self.connection_file, self.connection)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
         log.info(
             "listening",
             work=self.connection.work,
@@ -644,19 +652,21 @@ def serve(
     Raises:
         BadInput: see `Server`.
     """
-    from server.pipeline import GENERATORS, Pipeline
+    from server.pipeline import GENERATORS, Pipeline, versions
 
     pipeline = Pipeline(threads)
-    return run_until_stopped(
-        Server(
-            pipeline,
-            connection_file,
-            host,
-            port,
-            limits,
-            weights=lambda: pipeline.weights(pipeline.placement, GENERATORS[0]),
-        )
+    server = Server(
+        pipeline,
+        connection_file,
+        host,
+        port,
+        limits,
+        weights=lambda: pipeline.weights(pipeline.placement, GENERATORS[0]),
     )
+    # This loads the large native libraries. A thread that does so holds all others up, on a slow disk for
+    # longer than a client waits for an answer: so it is done before a client can find the server.
+    versions()
+    return run_until_stopped(server)
 
 
 def run_until_stopped(server: Server) -> int:
