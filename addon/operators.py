@@ -262,7 +262,7 @@ class WALKON_OT_reset_pose(_OnCandidate):
         """See _Quick."""
         candidate = scene.walkon.candidate
         candidate.edited.skeleton = candidate.suggested.skeleton
-        skeleton_rig.write(scene.walkon.rig, candidate.edited.skeleton)
+        show_candidate(scene, scene.walkon.candidate_index)
 
 
 class WALKON_OT_mirror_pose(_OnCandidate):
@@ -277,7 +277,7 @@ class WALKON_OT_mirror_pose(_OnCandidate):
         person = scene.walkon.candidate.edited
         x0, _, x1, _ = person.skeleton.box
         person.skeleton = person.skeleton.mirrored(float(x0 + x1))
-        skeleton_rig.write(scene.walkon.rig, person.skeleton)
+        show_candidate(scene, scene.walkon.candidate_index)
 
 
 class WALKON_OT_generate(Job):

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import bpy
 from bpy.props import BoolProperty, StringProperty
 
+from .shared.client import default_connection_file
 from .worker import ServerCommand
 
 
@@ -23,7 +22,7 @@ class WalkOnPreferences(bpy.types.AddonPreferences):
     )
     connection_file: StringProperty(
         name="Connection File",
-        description="Where the server writes how to reach it. Leave it empty for a server that Blender starts",
+        description="Where the server says how to reach it. Empty for your own server on this machine",
         subtype="FILE_PATH",
     )
     auto_start: BoolProperty(
@@ -43,12 +42,8 @@ class WalkOnPreferences(bpy.types.AddonPreferences):
     @property
     def command(self) -> ServerCommand:
         """How the worker reaches the server."""
-        if self.connection_file:
-            connection = bpy.path.abspath(self.connection_file)
-        else:
-            folder = bpy.utils.extension_path_user(__package__, path="server", create=True)
-            connection = str(Path(folder) / "connection.json")
-        return ServerCommand(bpy.path.abspath(self.server) if self.server else "", connection)
+        connection = bpy.path.abspath(self.connection_file) or str(default_connection_file())
+        return ServerCommand(bpy.path.abspath(self.server), connection)
 
 
 def preferences() -> WalkOnPreferences:

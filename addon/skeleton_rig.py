@@ -18,6 +18,7 @@ from mathutils import Vector
 from . import compat
 from .camera_plane import plane, tidy
 from .geometry import BONE_NAMES, PARENT, PARENT_FIRST, complete, person_size
+from .shared.errors import BadInput
 from .shared.skeleton import JOINTS, LIMBS, Skeleton
 
 RIG_NAME = "Walk-On Skeleton"
@@ -43,7 +44,6 @@ def build(scene: bpy.types.Scene, suggested: Skeleton, edited: Skeleton) -> bpy.
     rig.show_in_front, rig.hide_render = True, True
     armature.display_type = "STICK"
     scene.collection.objects.link(rig)
-    scene.walkon.rig = rig
 
     unit = person_size(edited)
     joints = complete(suggested)
@@ -61,6 +61,7 @@ def build(scene: bpy.types.Scene, suggested: Skeleton, edited: Skeleton) -> bpy.
                 bone.tail.y += 1.0
     _dress(rig, unit)
     write(rig, edited)
+    scene.walkon.rig = rig  # not before: what Blender calls after changes expects all bones
     return rig
 
 
@@ -141,8 +142,16 @@ def read(rig: bpy.types.Object, like: Skeleton) -> Skeleton:
     Args:
         rig (`Object`): what `build` made.
         like (`Skeleton`): gives the scores of joints that stay visible.
+
+    Raises:
+        BadInput: the artist removed or renamed a bone.
     """
     bpy.context.view_layer.update()
+    lost = [name for name in BONE_NAMES if name not in rig.pose.bones]
+    if lost:
+        raise BadInput(
+            f"The skeleton has no bone {', '.join(lost)} any more", "Undo, or press Reset Pose", "skeleton"
+        )
     bones = [rig.pose.bones[name] for name in BONE_NAMES]
     xy = [(bone.head.x, -bone.head.y) for bone in bones]
     visible = np.array([not compat.joint_hidden(bone) for bone in bones])
@@ -165,11 +174,16 @@ def write(rig: bpy.types.Object, skeleton: Skeleton) -> None:
 
 def show_limbs(rig: bpy.types.Object) -> None:
     """A limb is seen where both its joints are."""
-    hidden = [compat.joint_hidden(rig.pose.bones[name]) for name in BONE_NAMES]
+    bones = rig.pose.bones
     for start, end in LIMBS:
-        limb, hide = rig.pose.bones[_limb_name(start, end)], hidden[start] or hidden[end]
-        if compat.joint_hidden(limb) != hide:
-            compat.hide_joint(limb, hide)
+        limb, joints = (
+            bones.get(_limb_name(start, end)),
+            (bones.get(BONE_NAMES[start]), bones.get(BONE_NAMES[end])),
+        )
+        if limb is not None:
+            hide = any(joint is None or compat.joint_hidden(joint) for joint in joints)
+            if compat.joint_hidden(limb) != hide:
+                compat.hide_joint(limb, hide)
 
 
 def remove(scene: bpy.types.Scene) -> None:

@@ -260,9 +260,15 @@ class Worker:
         try:
             try:
                 self._attach(command)
-            except ServerUnreachable:
+            except ServerUnreachable as error:
                 if not may_start:
                     raise
+                if not command.program and Path(command.connection_file).exists():
+                    raise ServerUnreachable(
+                        error.message,
+                        "Start it again, or give its program in the add-on's preferences",
+                        "server",
+                    ) from error
                 self._start(command, check_cancelled)
             self._wait_until_ready(check_cancelled)
         except BaseException:
