@@ -29,16 +29,32 @@ COCO_SIGMAS = np.array(
 
 JOINT_THRESHOLD = 0.2
 """A joint counts as visible at or above this score."""
-PERSON_THRESHOLD = 0.3
+PERSON_THRESHOLD = 0.25
 """A person counts as found where the mean of the best 8 joint scores reaches this."""
 _PROPOSAL_THRESHOLD = 0.15
-_SCALES = (256, 512)
-"""Longest side, in pixels, at which the whole picture is looked at: the small one sees large people better."""
+"""The multipose network's own score of a person; lower ones are hardly ever people."""
+_SCALES = (192, 320, 512)
+"""Longest sides, in pixels, at which the whole picture is looked at: the small ones see large people better."""
+_TILE_SHARE = 0.6
+"""A tile's side over the longest side of what it is cut from: two of them overlap by a third."""
+_TILE_SCALE = 512
+_TILE_DEPTH = 2
+"""How often a picture, and then a tile, may be split."""
+_SMALLEST_TILED = 768
+"""In pictures with a smaller longest side than this, tiles would show nothing that the whole does not."""
+_SMALL_PERSON = 0.15
+"""People smaller than this share of the longest side are looked for in tiles."""
 _MULTIPOSE_LIMIT = 6
 """The number of people that the multipose network returns at most."""
 _CROP = 256
 _CROP_MARGIN = 1.35
-_SAME_PERSON_OKS = 0.5
+_BOX_THRESHOLD = 0.1
+"""Joints at or above this score span the box that thunder looks at: a doubtful joint in it does no harm."""
+_FEWEST_JOINTS = 4
+"""Fewer visible joints make no person that anything can be done with."""
+_SAME_PERSON_OKS = 0.35
+_SAME_BOX_OKS, _SAME_BOX_IOU = 0.15, 0.7
+"""Two finds are one person where the joints agree, or agree less and the boxes cover each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +70,7 @@ class _Detection:
 
     @property
     def box(self) -> NDArray[np.float64]:
-        seen = self.keypoints[:, 2] >= JOINT_THRESHOLD
+        seen = self.keypoints[:, 2] >= _BOX_THRESHOLD
         if seen.sum() < 4:
             seen = np.argsort(-self.keypoints[:, 2], kind="stable")[:6]
         points = self.keypoints[seen, :2]
@@ -77,13 +93,11 @@ class PoseEstimator:
         Args:
             rgb (`(H, W, 3)` uint8): sRGB.
         """
-        proposals = [found for size in _SCALES for found in self._multipose(rgb, size)]
-        proposals = _without_doubles(proposals)
+        proposals = _without_doubles(self._propose(rgb))
         people = [self._thunder(rgb, proposal.box) for proposal in proposals]
         people = _without_doubles([person for person in people if person.score >= PERSON_THRESHOLD])
         skeletons = [_to_skeleton(person) for person in people]
-        skeletons = [s for s in skeletons if s.visible.sum() >= 4]
-        return sorted(skeletons, key=_size, reverse=True)
+        return sorted((s for s in skeletons if s.visible.sum() >= _FEWEST_JOINTS), key=_size, reverse=True)
 
     def estimate(self, rgb: NDArray[np.uint8], box: ArrayLike) -> Skeleton:
         """The one person in a box.
@@ -102,22 +116,31 @@ class PoseEstimator:
     def _thunder_session(self) -> onnxruntime.InferenceSession:
         return open_onnx("pose", "movenet-thunder", self.threads)
 
-    def _multipose(self, rgb: NDArray[np.uint8], size: int) -> list[_Detection]:
+    def _propose(self, rgb: NDArray[np.uint8]) -> list[_Detection]:
+        """Everything that might be a person, doubles included."""
+        passes = [self._multipose(rgb, size) for size in _SCALES]
+        proposals = [person for found in passes for person in found]
+        longest = max(rgb.shape[:2])
+        full = any(len(found) >= _MULTIPOSE_LIMIT for found in passes)
+        sizes = [max(person.box[2:] - person.box[:2]) for person in proposals]
+        small = longest >= _SMALLEST_TILED and (not sizes or float(np.median(sizes)) < _SMALL_PERSON * longest)
+        if full or small:
+            proposals += self._propose_in_tiles(rgb, _TILE_DEPTH)
+        return proposals
+
+    def _propose_in_tiles(self, rgb: NDArray[np.uint8], depth: int) -> list[_Detection]:
+        """Proposals from overlapping squares of the picture, split again where one is full."""
         height, width = rgb.shape[:2]
-        scale = size / max(height, width)
-        small_width, small_height = max(1, round(width * scale)), max(1, round(height * scale))
-        # The network wants multiples of 32; the rest is black.
-        padded = np.zeros((-(-small_height // 32) * 32, -(-small_width // 32) * 32, 3), np.int32)
-        padded[:small_height, :small_width] = _resize(rgb, small_width, small_height)
-        (output,) = self._multipose_session.run(None, {"input:0": padded[None]})
-        found = []
-        for person in np.asarray(output)[0].astype(np.float64):
-            if person[55] < _PROPOSAL_THRESHOLD:
-                continue
-            y, x, score = person[:51].reshape(17, 3).T
-            xy = np.stack([x * padded.shape[1] * width / small_width, y * padded.shape[0] * height / small_height], 1)
-            found.append(_Detection(np.column_stack([xy, score])))
-        return found
+        side = round(max(height, width) * _TILE_SHARE)
+        proposals = []
+        for top in sorted({0, max(0, height - side)}):
+            for left in sorted({0, max(0, width - side)}):
+                tile = rgb[top : top + side, left : left + side]
+                found = self._multipose(tile, _TILE_SCALE)
+                if depth > 1 and len(found) >= _MULTIPOSE_LIMIT:
+                    found += self._propose_in_tiles(tile, depth - 1)
+                proposals += [_Detection(person.keypoints + (left, top, 0.0)) for person in found]
+        return proposals
 
     def _thunder(self, rgb: NDArray[np.uint8], box: NDArray[np.float64]) -> _Detection:
         side = max(8, round(max(box[2] - box[0], box[3] - box[1]) * _CROP_MARGIN))
@@ -168,8 +191,17 @@ def _without_doubles(detections: Sequence[_Detection]) -> list[_Detection]:
 
 def _same_person(candidate: _Detection, other: _Detection) -> bool:
     x0, y0, x1, y1 = candidate.box
-    area = 0.6 * (x1 - x0) * (y1 - y0)
-    return oks(other.keypoints, candidate.keypoints, area, np.ones(17)) >= _SAME_PERSON_OKS
+    similarity = oks(other.keypoints, candidate.keypoints, 0.6 * (x1 - x0) * (y1 - y0), np.ones(17))
+    if similarity >= _SAME_PERSON_OKS:
+        return True
+    return similarity >= _SAME_BOX_OKS and _iou(candidate.box, other.box) >= _SAME_BOX_IOU
+
+
+def _iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Common area of two boxes x0, y0, x1, y1 over the area of both."""
+    common = np.prod(np.maximum(0, np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])))
+    areas = np.prod(first[2:] - first[:2]) + np.prod(second[2:] - second[:2])
+    return float(common / max(areas - common, 1e-9))
 
 
 def _to_skeleton(person: _Detection) -> Skeleton:
