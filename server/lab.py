@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -61,30 +61,28 @@ def data_people(
     ],
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same people.")] = 0,
     split: Annotated[
-        str, typer.Option(help="train, or val: looks and motions that train never shows.")
+        Literal["train", "val"], typer.Option(help="val has looks and motions that train never shows.")
     ] = "train",
 ) -> None:
     """Rendered people in pairs of poses, for transfer. Needs `python3 build.py setup --people`."""
-    if split not in ("train", "val"):
-        raise BadInput(f"--split: there is no {split!r}", "Choose train or val", "split")
+    from models.people import generate
+
     try:
-        from models.people import generate
-    except ImportError as error:
+        for file in generate(out / split, pairs, seed, split, assets):
+            typer.echo(str(file))
+    except ModuleNotFoundError as error:
         raise BadInput(
             f"data people: the renderer's packages are missing ({error.name})",
             "Install them with `python3 build.py setup --people`, then use the walkon of that environment",
             "people",
         ) from error
 
-    for file in generate(out / split, pairs, seed, split, assets):  # type: ignore[arg-type]
-        typer.echo(str(file))
-
 
 @train_app.command("placement")
 def train_placement(
     examples: Examples,
     out: Run,
-    network: Annotated[str, typer.Option(help="flow or wgan.")] = "flow",
+    network: Annotated[Literal["flow", "wgan"], typer.Option(help="wgan is the paper's.")] = "flow",
     steps: Annotated[
         int | None, typer.Option(min=1, help="By default what the network's docs state.")
     ] = None,
@@ -108,14 +106,14 @@ def train_refine(examples: Examples, out: Run, seed: int = 0) -> None:
     """Train stage 2."""
     from models.refinenet import train
 
-    train(examples, out, seed=seed)
+    train(examples / "train.npz", examples / "val.npz", out, seed=seed)
 
 
 @train_app.command("transfer")
 def train_transfer(
     pairs: Pairs,
     out: Run,
-    generator: Annotated[str, typer.Option(help="motion or msa.")] = "motion",
+    generator: Annotated[Literal["motion", "msa"], typer.Option(help="msa is the paper's.")] = "motion",
     minutes: Annotated[
         float, typer.Option(min=0.1, help="motion: how long, earlier stretches included.")
     ] = 90.0,
@@ -123,7 +121,8 @@ def train_transfer(
     batch: Annotated[int | None, typer.Option(min=1, help="Pairs in a step.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="motion: threads on the CPU.")] = 2,
     adversarial: Annotated[
-        str, typer.Option(help="msa: bce as the paper writes it, or lsgan as its code has it.")
+        Literal["lsgan", "bce"],
+        typer.Option(help="msa: bce as the paper writes it, lsgan as its code has it."),
     ] = "lsgan",
     vgg: Annotated[Path | None, typer.Option(help="msa: VGG-19 weights for the perceptual loss.")] = None,
     device: Annotated[str, typer.Option(help="msa: cpu or cuda.")] = "cpu",
@@ -132,22 +131,15 @@ def train_transfer(
     """Train stage 3."""
     size = {} if batch is None else {"batch": batch}
     if generator == "motion":
-        from models.motion import train
+        from models import motion
 
-        train(pairs, out, minutes, threads=threads, seed=seed, **size)
-    elif generator == "msa":
+        motion.train(pairs, out, minutes, threads=threads, seed=seed, **size)
+    else:
         from models import msa
 
-        if adversarial not in ("bce", "lsgan"):
-            raise BadInput(
-                f"--adversarial: there is no {adversarial!r}", "Choose bce or lsgan", "adversarial"
-            )
         msa.train(
-            pairs, out, steps, adversarial=adversarial, vgg=vgg, seed=seed, device=device,  # type: ignore[arg-type]
-            log=lambda row: typer.echo(" ".join(f"{k} {v:.4g}" for k, v in row.items())), **size,
-        )  # fmt: skip
-    else:
-        raise BadInput(f"--generator: there is no {generator!r}", "Choose motion or msa", "generator")
+            pairs, out, steps, minutes, adversarial=adversarial, vgg=vgg, seed=seed, device=device, **size
+        )
 
 
 @eval_app.command("pose")
@@ -160,12 +152,20 @@ def eval_pose(annotations: Annotations, photos: Photos, json: Json = False) -> N
 
 @eval_app.command("placement")
 def eval_placement(
-    examples: Examples, count: Annotated[int, typer.Option(min=20)] = 1000, json: Json = False
+    examples: Examples,
+    scenes: Annotated[int, typer.Option(min=100, help="How many scenes of val2017 at most.")] = 2000,
+    json: Json = False,
 ) -> None:
     """Stage 1 against real people: can a classifier tell them apart, are limbs human, is the true place found?"""
-    from models.placement_eval import evaluate
+    import msgspec
 
-    show(evaluate(examples, count), json)
+    from models.coco import Examples as Data
+    from models.placement_eval import evaluate
+    from server.pipeline import PLACEMENTS
+
+    val, train = (Data.load(examples / f"{name}.npz") for name in ("val", "train"))
+    rows = evaluate(PLACEMENTS, val, train, scenes)
+    show({name: msgspec.to_builtins(row) for name, row in rows.items()}, json)
 
 
 @eval_app.command("refine")
