@@ -142,6 +142,23 @@ class PoseEstimator:
                 proposals += [_Detection(person.keypoints + (left, top, 0.0)) for person in found]
         return proposals
 
+    def _multipose(self, rgb: NDArray[np.uint8], size: int) -> list[_Detection]:
+        height, width = rgb.shape[:2]
+        scale = size / max(height, width)
+        small_width, small_height = max(1, round(width * scale)), max(1, round(height * scale))
+        # The network wants multiples of 32; the rest is black.
+        padded = np.zeros((-(-small_height // 32) * 32, -(-small_width // 32) * 32, 3), np.int32)
+        padded[:small_height, :small_width] = _resize(rgb, small_width, small_height)
+        (output,) = self._multipose_session.run(None, {"input:0": padded[None]})
+        found = []
+        for person in np.asarray(output)[0].astype(np.float64):
+            if person[55] < _PROPOSAL_THRESHOLD:
+                continue
+            y, x, score = person[:51].reshape(17, 3).T
+            xy = np.stack([x * padded.shape[1] * width / small_width, y * padded.shape[0] * height / small_height], 1)
+            found.append(_Detection(np.column_stack([xy, score])))
+        return found
+
     def _thunder(self, rgb: NDArray[np.uint8], box: NDArray[np.float64]) -> _Detection:
         side = max(8, round(max(box[2] - box[0], box[3] - box[1]) * _CROP_MARGIN))
         left, top = round((box[0] + box[2] - side) / 2), round((box[1] + box[3] - side) / 2)
