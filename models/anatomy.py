@@ -62,10 +62,11 @@ class Anatomy(msgspec.Struct, frozen=True):
         """
         length, known = bones(people)
         each = np.where(known, length / np.array(self.median), np.nan)[:, :STATURE_BONES]
-        out = np.full(len(people), np.nan)
-        some = np.isfinite(each).any(1)
-        if some.any():
-            out[some] = np.nanpercentile(each[some], 75, axis=1)
+        each.sort(axis=1)  # NaN last
+        rank = 0.75 * np.maximum(known[:, :STATURE_BONES].sum(1) - 1, 0)
+        low, rows = np.floor(rank).astype(int), np.arange(len(each))
+        lower, upper = each[rows, low], each[rows, np.ceil(rank).astype(int)]
+        out: Floats = lower + (rank - low) * (upper - lower)
         return out
 
     def valid_bones(self, people: Floats, stature: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -264,6 +264,19 @@ def loss_of(network: Flow, batch: Batch, draws: int, generator: torch.Generator)
     return ((velocity - (target - noise)).square() * weight).mean()
 
 
+def _draw(crowd: NDArray[np.int64], batch: int, seed: int, step: int) -> NDArray[np.int64]:
+    """Indices of a step's examples: eight batches are drawn at once, each of scenes about equally full.
+
+    Padding every scene to the fullest of 256 would double the work.
+    """
+    group, part = divmod(step, 8)
+    rng = np.random.default_rng((seed, group))
+    index = rng.integers(0, len(crowd), 8 * batch)
+    index = index[np.argsort(crowd[index], kind="stable")].reshape(8, batch)
+    chosen: NDArray[np.int64] = index[rng.permutation(8)[part]]
+    return chosen
+
+
 def train(
     examples: Path,
     out: Path,
@@ -275,6 +288,8 @@ def train(
     seed: int = 0,
     start: Path | None = None,
     checkpoint_minutes: float = 3.0,
+    *,
+    bfloat16: bool = False,
 ) -> nn.Module:
     """Trains, resuming from `out`/checkpoint.pt where there is one; returns the averaged network.
 
@@ -288,9 +303,11 @@ def train(
         seed (`int`): the order of the data and all noise depend on seed and step only.
         start (`Path`, *optional*): a state dict to begin from.
         checkpoint_minutes (`float`): between checkpoints.
+        bfloat16 (`bool`): matrices in bfloat16, faster on processors that have it; weights stay float32.
     """
     data = Examples.load(examples)
     out.mkdir(parents=True, exist_ok=True)
+    crowd = (data.context >= 0).sum(1)
     torch.manual_seed(seed)
     network, average = Flow(), Flow()
     if start is not None:
@@ -325,11 +342,12 @@ def train(
         rng, generator = np.random.default_rng((seed, step)), torch.Generator().manual_seed(seed * steps + step)
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 500) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-        chosen = data.batch(rng.integers(0, len(data), batch))
+        chosen = data.batch(_draw(crowd, batch, seed, step))
         chosen = chosen.mirrored(rng.random(batch) < 0.5)
         # The frame is zoomed with its people, so where it cuts them stays true.
         chosen = chosen.zoomed(np.exp(rng.normal(0, 0.12, batch)).astype(np.float32))
-        loss = loss_of(network, chosen, draws, generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = loss_of(network, chosen, draws, generator)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -11,16 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from models import anatomy, weights
-from models.coco import CUT, FULL, aspect, from_frame, to_frame
+from models.coco import CUT, FULL, Batch, aspect, from_frame, to_frame
 from models.flow import CODE, Flow
 from models.judgement import SOLE, Figures, figures, judge, read_scene
-from shared.errors import BadInput, NoCandidate, NoContext
+from models.wgan import Generator
+from shared.errors import BadInput, MissingWeights, NoCandidate, NoContext
 from shared.skeleton import Skeleton
 
 Floats = NDArray[np.float64]
@@ -35,6 +37,9 @@ POOL = 64
 ROUNDS = 3
 ENOUGH = 4
 """Draws of a round; rounds at most; candidates that end the search."""
+
+FLOW_STEPS = 8
+"""Of Heun's method: more change no measured number (models/placement_eval.py)."""
 
 MAX_COUNT = 64
 SIZE_CORRECTION = 1.6
@@ -55,35 +60,70 @@ class Candidate:
     score: float
 
 
+class Sampler(Protocol):
+    """Draws people; the same for the same scene, seed and number, whatever else is in the batch of one."""
+
+    def draw(self, batch: Batch, seed: int, kinds: Sequence[int], feet: Floats | None = None) -> Floats:
+        """`(B, Q, 18, 3)` people, normalised, Q for each scene of the batch (its targets are not read).
+
+        Args:
+            batch (`Batch`): contexts.
+            seed (`int`): of the noise.
+            kinds (Q `int`): what is asked for, see `models.coco`; -1 leaves it open.
+            feet (`(Q, 2)` float, *optional*): where the lower ankle is asked for, normalised; NaN leaves it open.
+        """
+        ...
+
+
 class FlowSampler:
     """Draws people with `models.flow.Flow`."""
 
-    def __init__(self, name: str) -> None:
-        self.network = weights.load(Flow, "placement", name)
+    def __init__(self, network: Flow) -> None:
+        self.network = network
 
-    def __call__(
-        self, context: Floats, size: tuple[int, int], seed: int, kinds: Sequence[int], feet: Floats
-    ) -> Floats:
-        """`(N, 18, 3)` people, normalised.
-
-        Args:
-            context (`(K, 18, 3)` float): normalised.
-            size (`(int, int)`): the frame.
-            seed (`int`): of the noise.
-            kinds (N `int`): what is asked for, see `models.coco`.
-            feet (`(N, 2)` float): where the lower ankle is asked for, normalised; NaN leaves it open.
-        """
-        noise = torch.randn(1, len(kinds), CODE, generator=torch.Generator().manual_seed(seed))
+    def draw(self, batch: Batch, seed: int, kinds: Sequence[int], feet: Floats | None = None) -> Floats:
+        """See `Sampler`."""
+        shape = (len(batch.context), len(kinds))
+        noise = torch.randn(*shape, CODE, generator=torch.Generator().manual_seed(seed))
         people = self.network.sample(
-            torch.from_numpy(context).float()[None],
-            torch.ones(1, len(context), dtype=torch.bool),
-            torch.from_numpy(aspect(size)).float()[None],
+            torch.from_numpy(batch.context),
+            torch.from_numpy(batch.present),
+            torch.from_numpy(batch.aspect),
             noise,
-            torch.tensor(kinds)[None],
-            torch.from_numpy(feet).float()[None],
-            steps=8,
+            torch.tensor(kinds)[None].expand(shape),
+            None if feet is None else torch.from_numpy(feet).float()[None].expand(*shape, 2),
+            steps=FLOW_STEPS,
         )
-        return people[0].double().numpy()
+        return people.double().numpy()
+
+
+class WganSampler:
+    """Draws people with `models.wgan.Generator`, which can be asked for neither kind nor place."""
+
+    def __init__(self, network: Generator) -> None:
+        self.network = network
+
+    def draw(self, batch: Batch, seed: int, kinds: Sequence[int], feet: Floats | None = None) -> Floats:
+        """See `Sampler`."""
+        shape = (len(batch.context), len(kinds))
+        z = torch.randn(*shape, self.network.noise, generator=torch.Generator().manual_seed(seed))
+        people = self.network.sample(torch.from_numpy(batch.context), torch.from_numpy(batch.present), z)
+        return people.double().numpy()
+
+
+def sampler(name: str) -> Sampler:
+    """The installed network of that name, ready to draw.
+
+    Raises:
+        MissingWeights: not installed, or no placement network of that name is known.
+    """
+    if name == "flow":
+        return FlowSampler(weights.load(Flow, "placement", name))
+    if name == "wgan":
+        return WganSampler(weights.load(Generator, "placement", name))
+    raise MissingWeights(
+        f"placement/{name}: no placement network has that name", "Choose flow or wgan", f"placement/{name}"
+    )
 
 
 class Placement:
@@ -99,7 +139,7 @@ class Placement:
     def __init__(self, name: str = "flow") -> None:
         self.name = name
         self._body = anatomy.installed()
-        self._sample = FlowSampler(name)
+        self._sampler = sampler(name)
 
     def place(
         self,
@@ -140,6 +180,13 @@ class Placement:
         seen = np.concatenate([from_frame(seen[..., :2], size), np.ones((*inside.shape, 1))], -1) * inside[..., None]
 
         cuts = round(POOL * min(max(scene.cut, 0.1), 0.75))
+        batch = Batch(
+            seen[None].astype(np.float32),
+            np.ones((1, len(seen)), bool),
+            np.zeros((1, 18, 3), np.float32),
+            aspect(size)[None].astype(np.float32),
+            np.zeros(1, np.int64),
+        )
         kinds = [CUT] * cuts + [FULL] * (POOL - cuts)
         feet = np.full((POOL, 2), np.nan)
         if at is not None:
@@ -150,7 +197,7 @@ class Placement:
         kept: list[tuple[float, Figures]] = []
         turned_down: dict[str, int] = {}
         for round_ in range(ROUNDS):
-            drawn = self._sample(seen, size, (seed * ROUNDS + round_) % 2**63, kinds, feet)
+            drawn = self._sampler.draw(batch, (seed * ROUNDS + round_) % 2**63, kinds, feet)[0]
             pool, near = self._adjust(drawn, size, scene.ground.at, at)
             if len(pool.stature):
                 score, refused = judge(pool, scene, self._body)
