@@ -330,7 +330,7 @@ def environment_of(lock: Path) -> Sequence[str]:
     return [line for line in lock.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("lock", [build.SERVER.lock, build.BLENDER.lock], ids=["server", "blender"])
+@pytest.mark.parametrize("lock", [build.SERVER.lock, build.BLENDER.lock, build.PEOPLE.lock], ids=lambda lock: lock.parent.name)
 def test_locks_are_exact_and_name_no_source(lock: Path) -> None:
     for line in environment_of(lock):
         name, equals, version = line.partition("==")
