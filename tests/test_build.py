@@ -326,18 +326,18 @@ def test_import_rules_hold(checkout: Path) -> None:
     assert "0 broken" in done.stdout
 
 
-def environment_of(lock: Path) -> Sequence[str]:
+def requirements(lock: Path) -> Sequence[str]:
     return [line for line in lock.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("lock", [build.SERVER.lock, build.BLENDER.lock, build.PEOPLE.lock], ids=lambda lock: lock.parent.name)
-def test_locks_are_exact_and_name_no_source(lock: Path) -> None:
-    for line in environment_of(lock):
+@pytest.mark.parametrize("environment", [build.SERVER, build.BLENDER, build.PEOPLE], ids=lambda e: e.folder.name)
+def test_locks_are_exact_and_name_no_source(environment: build.Environment) -> None:
+    for line in requirements(environment.lock):
         name, equals, version = line.partition("==")
         assert equals, f"{line} is not pinned"
         assert not set("+@/; ") & set(name + version), f"{line} depends on a machine"
 
 
 def test_torch_is_the_one_that_was_tested() -> None:
-    assert "torch==2.13.0" in environment_of(build.SERVER.lock)
-    assert not [line for line in environment_of(build.SERVER.lock) if line.startswith("torchvision")]
+    assert "torch==2.13.0" in requirements(build.SERVER.lock)
+    assert not [line for line in requirements(build.SERVER.lock) if line.startswith("torchvision")]
