@@ -142,7 +142,7 @@ def read_mhclo(path: Path) -> Fit:
             scale["xyz".index(key[0])] = (int(words[1]), int(words[2]), float(words[3]))
         elif key in ("verts", "delete_verts"):
             section = key
-        elif not key.isdigit():
+        elif not key[0].isdigit():
             continue  # other fields stand anywhere, also between `verts` and its rows
         elif section == "verts":
             # One number: the vertex sits on that vertex of the body.
@@ -150,7 +150,7 @@ def read_mhclo(path: Path) -> Fit:
         elif section == "delete_verts":
             numbers = line.replace("-", " - ").split()
             for position, word in enumerate(numbers):
-                if word == "-":
+                if word == "-":  # the ends of the range stand on either side
                     hidden += range(int(numbers[position - 1]) + 1, int(numbers[position + 1]))
                 else:
                     hidden.append(int(word))
@@ -426,8 +426,17 @@ def _fabric(rng: np.random.Generator, place: Floats) -> Floats:
     return np.asarray(first + (second - first) * mix[..., None], dtype=np.float32)
 
 
-def _dye(garment: Garment, rng: np.random.Generator, waist: float) -> Bytes:
-    """The garment's texture with new fabrics above and below the waist; folds and seams are kept as shading."""
+def dye(
+    garment: Garment, waist: float, above: Floats | None, below: Floats | None, contrast: float = 0.7
+) -> Bytes:
+    """The garment's texture in new fabrics; folds and seams are kept as shading.
+
+    Args:
+        garment: what to dye.
+        waist: height on the average body (decimetres) between the two fabrics.
+        above, below: linear colour, `(3,)` or `(512, 512, 3)`; None leaves that part as it is.
+        contrast: how strong the kept shading is.
+    """
     texture, place = garment.texture, garment.atlas
     known = np.isfinite(place[..., 0])
     linear = (texture[..., :3].astype(np.float32) / 255) ** 2.2
@@ -435,20 +444,22 @@ def _dye(garment: Garment, rng: np.random.Generator, waist: float) -> Bytes:
     # Detail is what differs from the neighbourhood, so that a black and a white original dye alike.
     weight = cv2.GaussianBlur(known.astype(np.float32), (0, 0), 14) + 1e-4
     around = cv2.GaussianBlur(np.where(known, shade, 0), (0, 0), 14) / weight
-    detail = (shade / np.maximum(around, 1e-4)).clip(0.3, 2.0)[..., None] ** rng.uniform(0.5, 0.9)
-    points = np.where(known[..., None], place, 0)
-    above = points[..., 1] > waist
+    detail = (shade / np.maximum(around, 1e-4)).clip(0.3, 2.0)[..., None] ** contrast
+    is_above = place[..., 1] > waist
     dyed = linear
-    for region in (above, ~above):
-        choice = rng.random()
-        if choice < 0.72:
-            fabric = _fabric(rng, points) * detail * (0.9 + 0.2 * _noise(rng, above.shape, 6))[..., None]
-            dyed = np.where((region & known)[..., None], fabric, dyed)
-        elif choice < 0.9:
-            dyed = np.where(region[..., None], dyed * _hsv(rng.random(), rng.uniform(0, 0.6), rng.uniform(0.5, 1.5)), dyed)
-    weave = 1 + rng.normal(0, rng.uniform(0, 0.06), dyed.shape[:2]).astype(np.float32)[..., None]
-    rgb = ((dyed * weave).clip(0, 1) ** (1 / 2.2) * 255).astype(np.uint8)
+    for region, fabric in ((is_above, above), (~is_above, below)):
+        if fabric is not None:
+            dyed = np.where((region & known)[..., None], fabric * detail, dyed)
+    rgb = (dyed.clip(0, 1) ** (1 / 2.2) * 255).astype(np.uint8)
     return np.concatenate([rgb, texture[..., 3:]], axis=2)
+
+
+def _random_dye(garment: Garment, rng: np.random.Generator, waist: float) -> Bytes:
+    place = np.nan_to_num(garment.atlas)
+    uneven = (0.9 + 0.2 * _noise(rng, place.shape[:2], 6))[..., None]
+    uneven = uneven * (1 + rng.normal(0, rng.uniform(0, 0.06), place.shape[:2]).astype(np.float32))[..., None]
+    fabrics = [_fabric(rng, place) * uneven if rng.random() < 0.75 else None for _ in range(2)]
+    return dye(garment, waist, fabrics[0], fabrics[1], rng.uniform(0.5, 0.9))
 
 
 _HAIR = (
@@ -457,7 +468,8 @@ _HAIR = (
 )  # fmt: skip
 
 
-def _dye_hair(texture: Bytes, colour: Floats) -> Bytes:
+def dye_hair(texture: Bytes, colour: Floats) -> Bytes:
+    """The hair's texture in a linear colour `(3,)`; strands are kept as shading."""
     linear = (texture[..., :3].astype(np.float32) / 255) ** 2.2
     shade = linear.mean(2)
     opaque = texture[..., 3] > 90
@@ -491,10 +503,10 @@ def make_look(body: Body, wardrobe: Wardrobe, rng: np.random.Generator) -> Look:
         hair_colour = _hsv(rng.random(), 0.8, 0.6) ** 2.2
     ones = np.ones(3, dtype=np.float32)
     worn = [
-        (suit, _dye(suit, rng, rng.uniform(0.2, 1.0)) if rng.random() < 0.85 else suit.texture, ones, rng.uniform(0, 0.06)),
-        (shoes, _dye(shoes, rng, -99) if rng.random() < 0.6 else shoes.texture, ones, rng.uniform(0.02, 0.15)),
-        (hair, _dye_hair(hair.texture, hair_colour), ones, 0.06),
-        (brow, _dye_hair(brow.texture, hair_colour * 0.7), ones, 0.0),
+        (suit, _random_dye(suit, rng, rng.uniform(0.2, 1.0)) if rng.random() < 0.85 else suit.texture, ones, rng.uniform(0, 0.06)),
+        (shoes, _random_dye(shoes, rng, -99) if rng.random() < 0.6 else shoes.texture, ones, rng.uniform(0.02, 0.15)),
+        (hair, dye_hair(hair.texture, hair_colour), ones, 0.06),
+        (brow, dye_hair(brow.texture, hair_colour * 0.7), ones, 0.0),
         (lash, lash.texture, ones * 0.3, 0.0),
         (eyes, eyes.texture, ones, 0.3),
     ]
@@ -622,7 +634,7 @@ class Poses:
         stride = rng.uniform(12, 38) * rng.choice([-1, 1])
         crossed = kind == "sit" and rng.random() < 0.2
         for side, sign in (("L", 1), ("R", -1)):
-            out = rng.uniform(-2, 10)
+            out = rng.uniform(-8, 7)  # the rest pose stands astride already
             if kind == "sit":
                 flex, knee, out = rng.uniform(65, 100), rng.uniform(55, 105), rng.uniform(-4, 20)
                 if crossed and sign == 1:
@@ -651,7 +663,8 @@ class Poses:
         kinds = ["hang", "hips", "folded", "raised", "talk", "point", "lap", "phone", "behind"]
         likely = [0.12, 0.1, 0.12, 0.17, 0.16, 0.08, 0.15, 0.06, 0.04] if sitting else [0.36, 0.1, 0.1, 0.16, 0.13, 0.05, 0, 0.06, 0.04]
         both = rng.choice(kinds, p=likely)
-        for side, sign in (("L", 1), ("R", -1)):
+        sides: tuple[tuple[Literal["L", "R"], int], ...] = (("L", 1), ("R", -1))
+        for side, sign in sides:
             kind = both if rng.random() < 0.6 else rng.choice(kinds, p=likely)
             # Direction of the upper arm and where the forearm bends to, for the left arm.
             around, up = np.deg2rad(rng.uniform(-15, 100)), np.deg2rad(rng.uniform(-15, 80))
@@ -668,21 +681,32 @@ class Poses:
                 "behind": ((0.3, -1, -0.5), (-1, 0, -0.6), rng.uniform(30, 70)),
             }[kind]
             mirror = np.array([sign, 1, 1])
-            arm, toward = _unit(upper) * mirror, _unit(hint) * mirror
-            shoulder, elbow, wrist = f"upperarm01.{side}", f"lowerarm01.{side}", f"wrist.{side}"
-            lift = max(0.0, float(arm[1]) + 0.2) * 22
-            pose[f"clavicle.{side}"] = mocap.rotation("z", sign * lift)
-            inner = mocap.rotation("z", -sign * lift)  # the upper arm hangs on the clavicle
-            turn = inner @ mocap.shortest_rotation(self._rest_direction(look, shoulder, elbow), arm)
-            axis = np.cross(arm, toward)
-            if np.linalg.norm(axis) < 1e-3:
-                axis = np.array([sign, 0.0, 0.0])
-            forearm = inner @ mocap.rotation_about(axis, flex) @ arm
-            pose[shoulder] = turn
-            pose[elbow] = mocap.shortest_rotation(self._rest_direction(look, elbow, wrist), turn.T @ forearm)
-            for name in (f"upperarm02.{side}", f"lowerarm02.{side}"):
-                pose.pop(name, None)
-            pose[wrist] = mocap.rotation_about(rng.normal(size=3), rng.normal(0, 14))
+            self.bend_arm(pose, look, side, _unit(upper) * mirror, _unit(hint) * mirror, flex, rng.uniform(-30, 45))
+            pose[f"wrist.{side}"] = pose[f"wrist.{side}"] @ mocap.rotation_about(rng.normal(size=3), rng.normal(0, 14))
+
+    def bend_arm(
+        self, pose: Pose, look: Look, side: Literal["L", "R"], arm: NDArray[np.float64], toward: NDArray[np.float64], flex: float,
+        twist: float,
+    ) -> None:
+        """Point an upper arm along `arm` (unit, chest's axes) and bend the elbow by `flex` degrees towards `toward`.
+
+        `twist` (degrees) turns the hand about the forearm; 0 is relaxed, positive turns the thumb towards the body.
+        """
+        sign = 1 if side == "L" else -1
+        shoulder, elbow, wrist = f"upperarm01.{side}", f"lowerarm01.{side}", f"wrist.{side}"
+        lift = max(0.0, float(arm[1]) + 0.2) * 22
+        pose[f"clavicle.{side}"] = mocap.rotation("z", sign * lift)
+        inner = mocap.rotation("z", -sign * lift)  # the upper arm hangs on the clavicle
+        turn = inner @ mocap.shortest_rotation(self._rest_direction(look, shoulder, elbow), arm)
+        axis = np.cross(arm, toward)
+        if np.linalg.norm(axis) < 1e-3:
+            axis = np.array([sign, 0.0, 0.0])
+        forearm = inner @ mocap.rotation_about(axis, flex) @ arm
+        pose[shoulder] = turn
+        pose[elbow] = mocap.shortest_rotation(self._rest_direction(look, elbow, wrist), turn.T @ forearm)
+        along = self._rest_direction(look, elbow, wrist)
+        pose.pop(f"upperarm02.{side}", None)
+        pose[f"lowerarm02.{side}"] = pose[wrist] = mocap.rotation_about(along, sign * twist / 2)
 
     def _head_and_hands(self, pose: Pose, look: Look, rng: np.random.Generator) -> None:
         yaw, pitch, roll = rng.normal(0, 18), rng.normal(0, 9), rng.normal(0, 5)
@@ -691,10 +715,15 @@ class Poses:
             pose[name] = pose.get(name, np.eye(3)) @ third
         for side in "LR":
             curl = rng.choice([rng.uniform(5, 25), rng.uniform(25, 70)], p=[0.7, 0.3])
-            for finger in (2, 3, 4, 5):
-                axis = np.cross(self._rest_direction(look, f"finger{finger}-1.{side}", f"finger{finger}-3.{side}"), (0, -1, 0))
-                for joint in (1, 2, 3):
-                    pose[f"finger{finger}-{joint}.{side}"] = mocap.rotation_about(axis, curl * rng.uniform(0.8, 1.2))
+            self.curl_fingers(pose, look, side, curl, rng)
+
+    def curl_fingers(self, pose: Pose, look: Look, side: str, degrees: float, rng: np.random.Generator) -> None:
+        """Bend every joint of the four fingers by about that angle."""
+        for finger in (2, 3, 4, 5):
+            along = self._rest_direction(look, f"finger{finger}-1.{side}", f"finger{finger}-3.{side}")
+            axis = np.cross(along, (0, -1, 0))
+            for joint in (1, 2, 3):
+                pose[f"finger{finger}-{joint}.{side}"] = mocap.rotation_about(axis, degrees * rng.uniform(0.8, 1.2))
 
 
 # Drawing ------------------------------------------------------------------------------------------------------------
