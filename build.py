@@ -56,9 +56,7 @@ def check_python(version: tuple[int, int]) -> None:
     raise BuildError(
         f"Walk-On needs Python {wanted} (Blender 5.0 has no module for another one); this is "
         f"{'.'.join(map(str, version))}: {sys.executable}",
-        f"It is on this machine; type: {found} build.py {' '.join(sys.argv[1:])}"
-        if found and version == sys.version_info[:2]
-        else f"Install Python {wanted}, then start build.py with it",
+        f"Start it with {found}" if found else f"Install Python {wanted}, then start build.py with it",
     )
 
 
@@ -80,9 +78,9 @@ class Progress:
         self.number += 1
         self.title, self.doing = title, "starting"
         self.started = self.shown = time.monotonic()
-        self._line("...", end=sys.stdout.isatty())
+        self._line("...", stay=sys.stdout.isatty())
         yield
-        self._line(f"done in {time.monotonic() - self.started:.0f} s", end=False)
+        self._line(f"done in {time.monotonic() - self.started:.0f} s", stay=False)
 
     def show(self, doing: str = "") -> None:
         """What the step is at. In a log, where every word stays, at most twice a minute."""
@@ -90,13 +88,13 @@ class Progress:
         now = time.monotonic()
         if sys.stdout.isatty() or now - self.shown > 30:
             self.shown = now
-            self._line(f"{self.doing} ({now - self.started:.0f} s)", end=sys.stdout.isatty())
+            self._line(f"{self.doing} ({now - self.started:.0f} s)", stay=sys.stdout.isatty())
 
-    def _line(self, text: str, end: bool) -> None:
+    def _line(self, text: str, stay: bool) -> None:
         line = f"[{self.number}/{self.total}] {self.title}: {text}"
         if sys.stdout.isatty():
             line = "\r" + line[: shutil.get_terminal_size().columns - 1] + "\x1b[K"
-        print(line, end="" if end else "\n", flush=True)
+        print(line, end="" if stay else "\n", flush=True)
 
 
 def run_quietly(
