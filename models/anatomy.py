@@ -153,7 +153,6 @@ def measure(examples: Examples) -> Anatomy:
     ratio = np.where(known, length / height[stands, None], np.nan)
     median = np.nanmedian(ratio, axis=0)
     relative = (whole[stands, :, :2] - whole[stands, 1:2, :2]) / height[stands, None, None]
-    template = np.nanmedian(np.where(whole[stands, :, 2:] > 0, relative, np.nan), axis=0)
     # People seen from the front and from behind cancel out: the template is a person seen from the front.
     facing = relative[:, 5, 0] > relative[:, 2, 0] + 0.1
     template = np.nanmedian(np.where(whole[stands, :, 2:] > 0, relative, np.nan)[facing], axis=0)
@@ -183,8 +182,15 @@ def measure(examples: Examples) -> Anatomy:
     slope, slope_spread = _robust(np.array(slopes))
     # A difference of two people has twice the variance of one.
     size_spread = _robust(np.array(beside + [-b for b in beside]))[1] / np.sqrt(2)
-    numbers = (np.round(a, 4).tolist() for a in (median, low, high, template))
-    return Anatomy(*numbers, round(slope, 4), round(slope_spread, 4), round(float(size_spread), 4))
+    return Anatomy(
+        tuple(np.round(median, 4).tolist()),
+        tuple(np.round(low, 4).tolist()),
+        tuple(np.round(high, 4).tolist()),
+        tuple((round(float(x), 4), round(float(y), 4)) for x, y in template),
+        round(slope, 4),
+        round(slope_spread, 4),
+        round(float(size_spread), 4),
+    )
 
 
 @functools.cache

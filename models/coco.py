@@ -26,6 +26,7 @@ FULL, CUT, HIDDEN = range(3)
 MIN_CONTEXT_JOINTS = 8
 MIN_TARGET_JOINTS = 12  # of COCO's 17
 MIN_TARGET_HEIGHT = 0.15  # of the frame's height; below it a 64-cell map holds under ten cells of a person
+FLIP = np.array([-1, 1, 1], np.float32)
 EDGE = 3.0  # pixels; COCO's boxes of people who are cut end this near the edge (image sizes are known to +-1)
 
 
@@ -68,8 +69,8 @@ class Batch:
     def mirrored(self, which: NDArray[np.bool_]) -> Batch:
         """The batch with the examples `which (B,)` flipped left to right, joints renamed accordingly."""
         context, target = self.context.copy(), self.target.copy()
-        context[which] = self.context[which][..., list(MIRROR), :] * np.float32([-1, 1, 1])
-        target[which] = self.target[which][..., list(MIRROR), :] * np.float32([-1, 1, 1])
+        context[which] = self.context[which][..., list(MIRROR), :] * FLIP
+        target[which] = self.target[which][..., list(MIRROR), :] * FLIP
         return Batch(context, self.present, target, self.aspect, self.kind)
 
     def zoomed(self, factor: NDArray[np.float32]) -> Batch:
@@ -152,7 +153,9 @@ class Examples:
             return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
 
-def _kinds(people: NDArray[np.float32], box: NDArray[np.float64], size: NDArray[np.int32]) -> NDArray[np.uint8]:
+def _kinds(
+    people: NDArray[np.float32], box: NDArray[np.float64], size: NDArray[np.int32]
+) -> NDArray[np.uint8]:
     known = people[..., 2] > 0
     full = known[:, list(BODY)].all(1) & known[:, list(FACE)].any(1)
     low, high = box[:, :2] - box[:, 2:] / 2, box[:, :2] + box[:, 2:] / 2
@@ -180,7 +183,9 @@ def read_coco(path: Path, *, val: bool) -> Examples:
             arrays = {name: file[name] for name in names}
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(
-            f"{path}: is no COCO keypoint archive ({error})", f"Give an .npz with {', '.join(names)}", str(path)
+            f"{path}: is no COCO keypoint archive ({error})",
+            f"Give an .npz with {', '.join(names)}",
+            str(path),
         ) from error
     count = arrays["count"].astype(np.int64)
     owner = np.repeat(np.arange(len(count)), count)

@@ -13,6 +13,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -122,7 +123,12 @@ class Flow(nn.Module):
     """
 
     def __init__(
-        self, width: int = 192, context_layers: int = 2, layers: int = 4, heads: int = 4, dropout: float = 0.05
+        self,
+        width: int = 192,
+        context_layers: int = 2,
+        layers: int = 4,
+        heads: int = 4,
+        dropout: float = 0.05,
     ) -> None:
         super().__init__()
         self.person = nn.Sequential(
@@ -163,7 +169,8 @@ class Flow(nn.Module):
         tokens = torch.cat([self.frame(aspect)[:, None], self.person(features) * present[..., None]], 1)
         mask = torch.cat([torch.ones_like(present[:, :1]), present], 1)
         memory = self.context(tokens, src_key_padding_mask=~mask)
-        return [layer.keys_values(memory) for layer in self.attention], mask
+        keys_values = [cast(CrossAttention, layer).keys_values(memory) for layer in self.attention]
+        return keys_values, mask
 
     def forward(
         self,
@@ -339,7 +346,10 @@ def train(
     network.train()
     while step < steps and time.monotonic() - began < minutes * 60:
         torch.manual_seed(hash((seed, step)) % 2**31)  # dropout
-        rng, generator = np.random.default_rng((seed, step)), torch.Generator().manual_seed(seed * steps + step)
+        rng, generator = (
+            np.random.default_rng((seed, step)),
+            torch.Generator().manual_seed(seed * 1_000_003 + step),
+        )
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 500) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         chosen = data.batch(_draw(crowd, batch, seed, step))
@@ -358,7 +368,11 @@ def train(
             torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
         losses.append(loss.item())
         if step % 200 == 0:
-            line = {"step": step, "loss": float(np.mean(losses)), "seconds": seconds + time.monotonic() - began}
+            line = {
+                "step": step,
+                "loss": float(np.mean(losses)),
+                "seconds": seconds + time.monotonic() - began,
+            }
             with (out / "curve.jsonl").open("a") as curve:
                 curve.write(json.dumps(line) + "\n")
             losses.clear()

@@ -77,7 +77,9 @@ class Figures:
 def figures(people: Floats, body: Anatomy) -> Figures:
     """Completes `(N, 18, 3)` people in pixels; all must have a known stature."""
     stature = body.stature(people)
-    completed = np.array([body.completed(p, s) for p, s in zip(people, stature, strict=True)]).reshape(-1, 18, 3)
+    completed = np.array([body.completed(p, s) for p, s in zip(people, stature, strict=True)]).reshape(
+        -1, 18, 3
+    )
     ankles = completed[:, [10, 13], :2]
     ground = np.stack([ankles[..., 0].mean(1), ankles[..., 1].max(1) + SOLE * stature], 1)
     return Figures(completed, people[..., 2] > 0, stature, ground)
@@ -160,7 +162,12 @@ def fit_ground(people: Figures, body: Anatomy) -> Ground:
         down = y - middle
         # Ridge regression of the stature on (1, down), the slope drawn to COCO's.
         prior = 1 / body.slope_spread**2
-        matrix = np.array([[inverse.sum(), (inverse * down).sum()], [(inverse * down).sum(), (inverse * down**2).sum() + prior]])
+        matrix = np.array(
+            [
+                [inverse.sum(), (inverse * down).sum()],
+                [(inverse * down).sum(), (inverse * down**2).sum() + prior],
+            ]
+        )
         right = np.array([(inverse * stature).sum(), (inverse * down * stature).sum() + prior * body.slope])
         level, slope = np.linalg.solve(matrix, right)
         slope = max(float(slope), 0.0)
@@ -170,7 +177,9 @@ def fit_ground(people: Figures, body: Anatomy) -> Ground:
     spread = body.size_spread * np.sqrt(1 + 1 / weight.sum())
     slope_spread = float(np.sqrt(np.linalg.inv(matrix)[1, 1]))
     near = weight > 0.25 * weight.max()
-    return Ground(middle, level, slope, slope_spread, float(spread), float(y[near].min()), float(y[near].max()))
+    return Ground(
+        middle, level, slope, slope_spread, float(spread), float(y[near].min()), float(y[near].max())
+    )
 
 
 @dataclass(frozen=True)
@@ -198,7 +207,9 @@ def read_scene(people: Floats, tells: Bools, size: tuple[int, int], body: Anatom
     telling = everyone.chosen(tells)
     ground = fit_ground(telling, body)
     cut = telling.ground[:, 1] > size[1] + EDGE
-    return Scene(everyone, np.array(size, dtype=np.float64), ground, float(telling.upright.mean()), float(cut.mean()))
+    return Scene(
+        everyone, np.array(size, dtype=np.float64), ground, float(telling.upright.mean()), float(cut.mean())
+    )
 
 
 def judge(drawn: Figures, scene: Scene, body: Anatomy) -> tuple[Floats, dict[str, Bools]]:
@@ -217,7 +228,7 @@ def judge(drawn: Figures, scene: Scene, body: Anatomy) -> tuple[Floats, dict[str
     hidden = _covers(other_person, others.stature, np.concatenate([face, torso], 1).reshape(-1, 2))
     hidden = hidden.reshape(count, number, 21).transpose(1, 0, 2) & ~in_front[..., None]
     covers_face, covers_torso = covers[..., :9].mean(-1).max(1), covers[..., 9:].mean(-1).max(1)
-    hidden_any = hidden.any(1)
+    hidden_any: Bools = np.any(hidden, axis=1)
     face_hidden, torso_hidden = hidden_any[:, :9].mean(-1), hidden_any[:, 9:].mean(-1)
 
     # Size and ground.
@@ -228,12 +239,12 @@ def judge(drawn: Figures, scene: Scene, body: Anatomy) -> tuple[Floats, dict[str
 
     # Frame.
     joints = drawn.people[:, [1, *BODY], :2]
-    outside = ((joints < 0) | (joints > scene.size)).any(-1)
+    outside: Bools = np.any((joints < 0) | (joints > scene.size), axis=-1)
     head = person[:, _HEAD]
-    head_out = ((head < 0) | (head > scene.size)).any(-1)
+    head_out = np.any((head < 0) | (head > scene.size), axis=-1)
     crown_out = head[:, 1] - CROWN * drawn.stature < 0
     trunk_out = outside[:, [0, 1, 4, 7, 10]].any(1)  # neck, shoulders, hips
-    side_out = ((joints[..., 0] < 0) | (joints[..., 0] > scene.size[0])).any(1)
+    side_out = np.any((joints[..., 0] < 0) | (joints[..., 0] > scene.size[0]), axis=1)
     feet_out = drawn.ground[:, 1] > scene.size[1] + EDGE
 
     # Body.

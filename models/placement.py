@@ -177,7 +177,10 @@ class Placement:
             order = np.argsort(np.linalg.norm(scene.people.ground[tells] - at, axis=1), kind="stable")
         seen = telling[np.sort(order[:MAX_CONTEXT])]
         inside = ((seen[..., :2] >= 0) & (seen[..., :2] <= np.array(size))).all(-1) & (seen[..., 2] > 0)
-        seen = np.concatenate([from_frame(seen[..., :2], size), np.ones((*inside.shape, 1))], -1) * inside[..., None]
+        seen = (
+            np.concatenate([from_frame(seen[..., :2], size), np.ones((*inside.shape, 1))], -1)
+            * inside[..., None]
+        )
 
         cuts = round(POOL * min(max(scene.cut, 0.1), 0.75))
         batch = Batch(
@@ -204,7 +207,9 @@ class Placement:
                 for reason, which in refused.items():
                     turned_down[reason] = turned_down.get(reason, 0) + int(which.sum())
                 passed = ~np.any(list(refused.values()), axis=0)
-                kept += [(float(score[i] * near[i]), pool.chosen(np.array([i]))) for i in np.flatnonzero(passed)]
+                kept += [
+                    (float(score[i] * near[i]), pool.chosen(np.array([i]))) for i in np.flatnonzero(passed)
+                ]
             chosen = _without_doubles(kept)
             if len(chosen) >= ENOUGH:
                 break
@@ -287,7 +292,9 @@ def _skeleton(figure: Figures) -> Skeleton:
 def _check(size: tuple[int, int], count: int, seed: int, at: tuple[float, float] | None) -> None:
     """Raises `BadInput` for what cannot be."""
     if len(size) != 2 or not all(math.isfinite(v) and v >= 1 for v in size):
-        raise BadInput(f"size: {size} is no frame", "Give width and height in pixels, both at least 1", "size")
+        raise BadInput(
+            f"size: {size} is no frame", "Give width and height in pixels, both at least 1", "size"
+        )
     if not 1 <= count <= MAX_COUNT:
         raise BadInput(f"count: {count} is not within 1..{MAX_COUNT}", "Ask for fewer candidates", "count")
     if not -(2**53) <= seed <= 2**53:

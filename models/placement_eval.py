@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from models import anatomy
 from models.coco import Examples
-from models.judgement import SOLE
 from models.placement import Placement, Sampler, sampler
 from shared.errors import NoCandidate
 
@@ -63,7 +62,8 @@ def overlaps(people: Floats, context: Floats) -> NDArray[np.bool_]:
     """Whether the torso's box of each `(N, 18, 3)` person meets that of one of his `(N, K, 18, 3)` context."""
     mine, others = _torso_boxes(people)[:, None], _torso_boxes(context)
     low, high = np.maximum(mine[..., :2], others[..., :2]), np.minimum(mine[..., 2:], others[..., 2:])
-    return (high > low).all(-1).any(1)
+    met: NDArray[np.bool_] = np.any((high > low).all(-1), axis=1)
+    return met
 
 
 def features(people: Floats, context: Floats, present: NDArray[np.bool_]) -> Floats:
@@ -89,15 +89,26 @@ def features(people: Floats, context: Floats, present: NDArray[np.bool_]) -> Flo
     distance = np.linalg.norm(roots - root[:, None], axis=-1) / scale[:, None] + hide
     nearest = np.nanargmin(distance, axis=1)
     pick = np.arange(len(people)), nearest
-    log_scales = np.log(scales) + hide
+    log_scale, log_scales = np.log(scale), np.log(scales) + hide
     place = [
-        root[:, 0], root[:, 1], np.log(scale), np.log(scale) - np.nanmedian(log_scales, 1), np.log(scale / scales[pick]),
-        bottom - bottoms[pick], (bottom - bottoms[pick]) / scale, np.nanmin(distance, 1), np.nanmedian(distance, 1),
-        (root[:, 0] - roots[pick][:, 0]) / scale, (root[:, 1] - roots[pick][:, 1]) / scale,
-        overlaps(people, context * present[..., None, None]).astype(float), present.sum(1),
-        np.nanmean(bottoms + hide, 1) - bottom, np.nanstd(log_scales, 1), root[:, 1] - np.nanmean(roots[..., 1] + hide, 1),
+        root[:, 0],
+        root[:, 1],
         bottom,
-    ]  # fmt: skip
+        log_scale,
+        log_scale - np.nanmedian(log_scales, 1),
+        log_scale - log_scales[pick],
+        np.nanstd(log_scales, 1),
+        bottom - bottoms[pick],
+        (bottom - bottoms[pick]) / scale,
+        np.nanmean(bottoms + hide, 1) - bottom,
+        np.nanmin(distance, 1),
+        np.nanmedian(distance, 1),
+        (root[:, 0] - roots[pick][:, 0]) / scale,
+        (root[:, 1] - roots[pick][:, 1]) / scale,
+        root[:, 1] - np.nanmean(roots[..., 1] + hide, 1),
+        overlaps(people, context * present[..., None, None]).astype(float),
+        present.sum(1),
+    ]
     return np.concatenate([pose.reshape(len(people), -1), known, np.stack(place, 1)], 1)
 
 

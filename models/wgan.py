@@ -26,15 +26,16 @@ sister paper TIPS (prasunroy/tips at 80a71f6, text2pose/), where it speaks, and 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.coco import Batch, Examples
@@ -112,7 +113,7 @@ class Encoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         channels = (NUM_JOINTS, 32, 64, 128, 256)
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in itertools.pairwise(channels):
             layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(True)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(256, width, 4))
 
@@ -128,14 +129,16 @@ class Decoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         channels = (width, 256, 128, 64, 32)
-        for i, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
+        for i, (before, after) in enumerate(itertools.pairwise(channels)):
             stride, padding = (4, 0) if i == 0 else (2, 1)
             layers += [
                 nn.ConvTranspose2d(before, after, 4, stride, padding, bias=False),
                 nn.BatchNorm2d(after),
                 nn.ReLU(True),
             ]
-        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(32, NUM_JOINTS, 4, 2, 1, bias=False), nn.Tanh())
+        self.layers = nn.Sequential(
+            *layers, nn.ConvTranspose2d(32, NUM_JOINTS, 4, 2, 1, bias=False), nn.Tanh()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layers(x[..., None, None])
@@ -180,7 +183,7 @@ class Critic(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         channels = (NUM_JOINTS, 32, 64, 128, 256)
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in itertools.pairwise(channels):
             layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False), nn.LeakyReLU(0.01)]
         self.trunk = nn.Sequential(*layers)
         self.condition = nn.Sequential(nn.Linear(condition, 128), nn.LeakyReLU(0.01))
@@ -209,6 +212,10 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, condition: Tens
 # ---------------------------------------------------------------------------------------------------------
 
 
+def _layout(weight: Tensor) -> torch.memory_format:
+    return torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+
+
 class Trainer:
     """Both networks, their optimisers and one iteration of the paper's training.
 
@@ -223,11 +230,14 @@ class Trainer:
         torch.manual_seed(seed)
         self.bfloat16 = bfloat16
         # The layout that the convolutions are fastest in; it changes no result.
-        self.generator = Generator().to(memory_format=torch.channels_last)
-        self.critic = Critic().to(memory_format=torch.channels_last)
+        self.generator, self.critic = Generator(), Critic()
+        for network in (self.generator, self.critic):
+            for weight in network.parameters():
+                weight.data = weight.data.contiguous(memory_format=_layout(weight))
         self.step = 0
         self.optimisers = [
-            torch.optim.Adam(net.parameters(), rate, (0.0, 0.9), 1e-8) for net in (self.generator, self.critic)
+            torch.optim.Adam(net.parameters(), rate, (0.0, 0.9), 1e-8)
+            for net in (self.generator, self.critic)
         ]
 
     def iterate(self, batch: Batch, random: torch.Generator) -> dict[str, float]:
@@ -263,7 +273,7 @@ class Trainer:
             self.critic.requires_grad_(True)
         return numbers
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """Everything needed to go on."""
         return {
             "generator": self.generator.state_dict(),
@@ -272,7 +282,7 @@ class Trainer:
             "step": self.step,
         }
 
-    def restore(self, state: dict[str, object]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Goes on from `state`."""
         self.generator.load_state_dict(state["generator"])
         self.critic.load_state_dict(state["critic"])

@@ -11,7 +11,7 @@ import torch
 
 from models import anatomy, refinenet, weights
 from models.coco import read_coco
-from models.refinenet import Refiner, RefineNet
+from models.refinenet import RefineNet, Refiner
 from shared.skeleton import FACE, NOSE, Skeleton
 
 EYES_AND_EARS = list(FACE[1:])
