@@ -456,7 +456,7 @@ def check_zip(path: Path) -> None:
     problems += [
         f"no wheel of {package} for {platform} and Python {python}"
         for package in sorted({Path(wheel).name.split("-")[0] for wheel in wheels})
-        for platform in manifest["platforms"]
+        for platform in PLATFORMS
         for python in PYTHONS
         if not any(wheel_fits(Path(wheel).name, package, platform, python) for wheel in wheels)
     ]
