@@ -109,6 +109,7 @@ def submit(**changes):
         (msgpack.packb(submit(job=b"\xff\xfe")), "at `$.job`"),
         (b"\x81\xa4type\xa2\xff\xfe", "message header"),
     ],
+    ids=lambda value: "header" if isinstance(value, bytes) else None,
 )
 def test_malformed_headers_are_refused_by_field(header, reason):
     with pytest.raises(BadInput) as caught:
