@@ -177,7 +177,7 @@ def serve(
     from server.serve import serve as run
     from shared.limits import Limits
 
-    raise typer.Exit(run(host, port, connection_file, limits=Limits(max_megapixels=max_megapixels)))
+    raise typer.Exit(run(host, port, connection_file, limits=Limits.for_megapixels(max_megapixels)))
 
 
 @models_app.command("list")

@@ -543,7 +543,7 @@ def versions() -> dict[str, str]:
         "walkon": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "onnxruntime": onnxruntime.__version__,
         "opencv": cv2.__version__,
     }
