@@ -277,6 +277,70 @@ class Garment:
         return np.where((distance < 5)[..., None], nearest[label], np.nan).astype(np.float32)
 
 
+class Drape(Garment):
+    """A garment shape that follows one of the base mesh's helpers: `"tights"` (trunk, arms, legs) or `"skirt"`.
+
+    What is cut from it (hem, neck, sleeves, opening) is decided by the alpha of its texture. The texture lies on it
+    from the front (left half) and from the back (right half).
+    """
+
+    def __init__(self, body: Body, helper: str, thickness: float, data: Path) -> None:
+        whole = read_obj(data / "makehuman" / "body" / "base.obj", f"helper-{helper}")
+        used, faces = np.unique(whole.vertex[whole.triangles], return_inverse=True)
+        faces = faces.reshape(-1, 3)
+        vertices = whole.vertices[used]
+        normals = vertex_normals(vertices, faces)
+        back = normals[faces].mean(1)[:, 2] < 0
+        corners, index = np.unique(faces + len(used) * back[:, None], return_inverse=True)
+        vertex = corners % len(used)
+        uv = vertices[vertex, :2] / (21.0, 17.0) + (0.25, 0.5)
+        uv[:, 0] += 0.5 * (corners >= len(used))
+        self.name = helper
+        self.mesh = Mesh(vertices, uv.astype(np.float32), vertex, index.reshape(-1, 3))
+        ones = np.tile(np.array([1, 0, 0], dtype=np.float32), (len(used), 1))
+        offset = normals * np.float32(thickness)
+        self.fit = Fit("", np.repeat(used[:, None], 3, axis=1), ones, offset, {}, np.zeros(0, dtype=np.int64))
+        self.weights = body.weights[used]
+        self.lift = 0.2 + thickness / 2
+
+    def cut(self, fabric: Floats, keep: NDArray[np.bool_]) -> Bytes:
+        """The texture of a linear fabric `(512, 512, 3)` where `keep` `(512, 512)`."""
+        rgb = (fabric.clip(0, 1) ** (1 / 2.2) * 255).astype(np.uint8)
+        alpha = np.where(keep & np.isfinite(self.atlas[..., 0]), 255, 0).astype(np.uint8)
+        return np.concatenate([rgb, alpha[..., None]], axis=2)
+
+
+def _sewn(rng: np.random.Generator, trunk: Drape, skirt: Drape, coat: bool) -> list[tuple[Garment, Bytes, Floats, float]]:
+    """A dress or an open coat of random cut and cloth. Lengths in decimetres on the average body."""
+    seed = int(rng.integers(2**32))
+    hem = rng.uniform(-4.8, -0.6) if coat else rng.uniform(-6.6, -1.6)
+    sleeve = rng.uniform(3.4, 4.0) if coat or rng.random() < 0.4 else rng.uniform(0.3, 3.4)
+    neck, depth, width = rng.uniform(5.2, 5.75), rng.uniform(0.2, 1.3), rng.uniform(0.4, 0.9)
+    opening = rng.uniform(0.1, 0.5)
+    folds, phase = rng.uniform(3, 11), rng.uniform(0, 6)
+    worn: list[tuple[Garment, Bytes, Floats, float]] = []
+    for piece in (trunk, skirt):
+        place = np.nan_to_num(piece.atlas)
+        x, y, z = np.abs(place[..., 0]), place[..., 1], place[..., 2]
+        front = np.broadcast_to(np.arange(512) < 256, (512, 512))
+        same = np.random.default_rng(seed)  # both pieces are of the same cloth
+        fabric = _fabric(same, place)
+        wave = np.sin(np.arctan2(place[..., 0], z) * folds * 2 + phase + 0.3 * y)
+        if piece is skirt:
+            fabric = fabric * (1 + 0.16 * wave * np.clip((1.5 - y) / 4, 0, 1))[..., None]
+            keep = (y > hem) & (y < 1.7)
+        else:
+            arm = x > 1.75 + 0.3 * (5 - y)
+            along = (x - 1.61) * 0.66 + (5.36 - y) * 0.75
+            neckline = neck - np.where(front, depth * np.clip(1 - x / width, 0, 1), 0.0)
+            keep = np.where(arm, along < sleeve, (y > 1.0) & (y < neckline))
+            fabric = fabric * (0.92 + 0.16 * _noise(same, (512, 512), 14))[..., None]
+        if coat:
+            keep &= ~(front & (x < opening + 0.08 * np.clip(4 - y, 0, 10)))
+        worn.append((piece, piece.cut(fabric, keep), np.ones(3, dtype=np.float32), 0.02))
+    return worn
+
+
 class Wardrobe:
     """Everything of one split that a look is drawn from."""
 
@@ -304,6 +368,8 @@ class Wardrobe:
         }
         self.brows = load("eyebrows", "")
         self.lashes = load("eyelashes", "")
+        self.dress = Drape(body, "tights", 0.05, data), Drape(body, "skirt", 0.1, data)
+        self.coat = Drape(body, "tights", 0.22, data), Drape(body, "skirt", 0.25, data)
         eyes = root / "eyes" / "high-poly"
         self.eyes = [Garment(eyes / "high-poly.mhclo", texture, body) for texture in sorted(eyes.glob("*_eye.png"))]
         self.skins = [
@@ -502,7 +568,7 @@ def make_look(body: Body, wardrobe: Wardrobe, rng: np.random.Generator) -> Look:
     if rng.random() < 0.06:
         hair_colour = _hsv(rng.random(), 0.8, 0.6) ** 2.2
     ones = np.ones(3, dtype=np.float32)
-    worn = [
+    worn: list[tuple[Garment, Bytes, Floats, float]] = [
         (suit, _random_dye(suit, rng, rng.uniform(0.2, 1.0)) if rng.random() < 0.85 else suit.texture, ones, rng.uniform(0, 0.06)),
         (shoes, _random_dye(shoes, rng, -99) if rng.random() < 0.6 else shoes.texture, ones, rng.uniform(0.02, 0.15)),
         (hair, dye_hair(hair.texture, hair_colour), ones, 0.06),
@@ -512,6 +578,11 @@ def make_look(body: Body, wardrobe: Wardrobe, rng: np.random.Generator) -> Look:
     ]
     if rng.random() < 0.06:
         worn.pop(2)  # bald
+    over = rng.random()
+    if sex == "female" and over < 0.25:
+        worn[:1] = _sewn(rng, *wardrobe.dress, coat=False)
+    elif over > 0.85:
+        worn += _sewn(rng, *wardrobe.coat, coat=True)
     return dress(body, shape, read_texture(skin), ones * np.float32(rng.uniform(0.75, 1.2)), worn)
 
 
@@ -622,7 +693,7 @@ class Poses:
 
     def _made(self, look: Look, rng: np.random.Generator) -> Pose:
         pose: Pose = {}
-        kind = rng.choice(["stand", "step", "sit", "lean", "squat", "kneel"], p=[0.46, 0.2, 0.16, 0.09, 0.05, 0.04])
+        kind = rng.choice(["stand", "step", "sit", "lean", "squat", "kneel"], p=[0.48, 0.2, 0.16, 0.08, 0.04, 0.04])
         lean = {"lean": rng.uniform(15, 70), "sit": rng.uniform(-12, 30), "squat": rng.uniform(10, 45)}.get(
             kind, rng.normal(2, 4)
         )
