@@ -212,8 +212,17 @@ def read_scene(people: Floats, tells: Bools, size: tuple[int, int], body: Anatom
     )
 
 
-def judge(drawn: Figures, scene: Scene, body: Anatomy) -> tuple[Floats, dict[str, Bools]]:
-    """Scores `(N,)` in 0..1 of people, and for each reason to turn people down, whom it turns down `(N,)`."""
+def judge(
+    drawn: Figures, scene: Scene, body: Anatomy, *, ground_known: bool = False
+) -> tuple[Floats, dict[str, Bools]]:
+    """Scores `(N,)` in 0..1 of people, and for each reason to turn people down, whom it turns down `(N,)`.
+
+    Args:
+        drawn (`Figures`): the people to judge.
+        scene (`Scene`): where.
+        body (`Anatomy`): what people are like.
+        ground_known (`bool`): there is ground under their feet; else it is only trusted to be near other feet.
+    """
     person = _points(drawn.people, drawn.stature)
     face, torso = _face_and_torso(person, drawn.stature)
     others = scene.people
@@ -235,7 +244,7 @@ def judge(drawn: Figures, scene: Scene, body: Anatomy) -> tuple[Floats, dict[str
     expected, spread = scene.ground.at(drawn.ground[:, 1])
     size_off = np.log(drawn.stature / expected) / spread
     beyond = np.maximum(scene.ground.top - drawn.ground[:, 1], drawn.ground[:, 1] - scene.ground.bottom)
-    beyond = np.maximum(beyond, 0.0) / drawn.stature
+    beyond = np.maximum(beyond, 0.0) / drawn.stature * (not ground_known)
 
     # Frame.
     joints = drawn.people[:, [1, *BODY], :2]

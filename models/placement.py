@@ -182,7 +182,8 @@ class Placement:
             * inside[..., None]
         )
 
-        cuts = round(POOL * min(max(scene.cut, 0.1), 0.75))
+        # Feet that were asked for are in the frame.
+        cuts = round(POOL * min(max(scene.cut, 0.1), 0.75)) if at is None else 0
         batch = Batch(
             seen[None].astype(np.float32),
             np.ones((1, len(seen)), bool),
@@ -194,8 +195,8 @@ class Placement:
         feet = np.full((POOL, 2), np.nan)
         if at is not None:
             stature = float(scene.ground.at(np.array(at[1]))[0])
-            # Every second of the whole people is asked for at the place itself.
-            feet[cuts::2] = from_frame((at[0], at[1] - SOLE * stature), size)
+            # Every second is asked for at the place itself; the others show what else people do here.
+            feet[::2] = from_frame((at[0], at[1] - SOLE * stature), size)
 
         kept: list[tuple[float, Figures]] = []
         turned_down: dict[str, int] = {}
@@ -203,7 +204,7 @@ class Placement:
             drawn = self._sampler.draw(batch, (seed * ROUNDS + round_) % 2**63, kinds, feet)[0]
             pool, near = self._adjust(drawn, size, scene.ground.at, at)
             if len(pool.stature):
-                score, refused = judge(pool, scene, self._body)
+                score, refused = judge(pool, scene, self._body, ground_known=at is not None)
                 for reason, which in refused.items():
                     turned_down[reason] = turned_down.get(reason, 0) + int(which.sum())
                 passed = ~np.any(list(refused.values()), axis=0)

@@ -123,23 +123,29 @@ def two_sample(real: Floats, drawn: Floats) -> float:
     return float(cross_val_score(trees, x[order], y[order], cv=5).mean())
 
 
+def closeness(drawn: Floats, real: Floats) -> tuple[float, float]:
+    """`Row.best_of_8` (over all draws there are) and `Row.scale_error` of `(N, Q, 18, 3)` for `(N, 18, 3)`."""
+    body = anatomy.installed()
+    true = body.stature(real)
+    distance = np.linalg.norm(drawn[..., :2] - real[:, None, :, :2], axis=-1)
+    hit = (distance < HALF_HEAD * true[:, None, None]) & (drawn[..., 2] > 0) & (real[:, None, :, 2] > 0)
+    best = (hit.sum(-1) / real[:, None, :, 2].sum(-1)).max(1).mean()
+    return float(best), float(np.nanmedian(np.abs(np.log(body.stature(drawn[:, 0]) / true))))
+
+
 def row(drawn: Floats, real: Floats, context: Floats, present: NDArray[np.bool_]) -> Row:
-    """Measures draws `(N, Q, 18, 3)` against the real people `(N, 18, 3)`, all normalised; Q is 1 or 8."""
+    """Measures draws `(N, Q, 18, 3)` against the real people `(N, 18, 3)`, all normalised; Q is 8, or 1 for a ranked one."""
     body = anatomy.installed()
     first = drawn[:, 0]
-    stature, true = body.stature(first), body.stature(real)
+    stature = body.stature(first)
     valid, known = body.valid_bones(first, stature)
     a, b = features(real, context, present), features(first, context, present)
-    best = np.nan
-    if drawn.shape[1] >= 8:
-        distance = np.linalg.norm(drawn[..., :2] - real[:, None, :, :2], axis=-1)
-        hit = (distance < HALF_HEAD * true[:, None, None]) & (drawn[..., 2] > 0) & (real[:, None, :, 2] > 0)
-        best = float((hit.sum(-1) / real[:, None, :, 2].sum(-1)).max(1).mean())
+    best, scale = closeness(drawn, real)
     return Row(
         two_sample(a, b),
         two_sample(a[:, :POSE_FEATURES], b[:, :POSE_FEATURES]),
         two_sample(a[:, POSE_FEATURES:], b[:, POSE_FEATURES:]),
-        float(np.nanmedian(np.abs(np.log(stature / true)))),
+        scale,
         float(overlaps(first, context * present[..., None, None]).mean()),
         float(valid.sum() / max(known.sum(), 1)),
         best,

@@ -88,7 +88,8 @@ def test_knows_more_than_an_untrained_network(network: Flow, val: Examples) -> N
     batch = val.batch(np.arange(128))
     with torch.no_grad():
         losses = [
-            flow.loss_of(net.eval(), batch, 4, torch.Generator().manual_seed(0)).item() for net in (network, Flow())
+            flow.loss_of(net.eval(), batch, 4, torch.Generator().manual_seed(0)).item()
+            for net in (network, Flow())
         ]
     assert losses[0] < 0.4 * losses[1]
 

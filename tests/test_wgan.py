@@ -77,7 +77,9 @@ def test_penalty_is_that_of_the_gradient_in_the_maps() -> None:
     norms = []
     for i in range(3):
         between = alpha[i] * fake[i] + (1 - alpha[i]) * real[i]
-        slope = torch.autograd.functional.jacobian(lambda x, i=i: critic(x[None], condition[i : i + 1]), between)
+        slope = torch.autograd.functional.jacobian(
+            lambda x, i=i: critic(x[None], condition[i : i + 1]), between
+        )
         norms.append(slope.norm())
     assert torch.isclose(penalty, (torch.stack(norms) - 1).square().mean())
     # And it can be lowered: its own gradient in the weights agrees with a finite difference.
