@@ -9,28 +9,24 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
 from models import mocap
 from models.mocap import Pose
-from models.people import (
+from models.people import Camera, Light, Poses, Renderer, look_at, perspective
+from models.wardrobe import (
     DATA,
     Body,
-    Camera,
     Floats,
     Garment,
-    Light,
     Look,
-    Poses,
-    Renderer,
     Wardrobe,
     dress,
     dye,
     dye_hair,
-    look_at,
-    perspective,
     posed,
     read_texture,
     vertex_normals,
@@ -82,8 +78,8 @@ CAST = (
     Role(
         "clara", "young_caucasian_female",
         {"gender": 0.97, "age": 0.58, "muscle": 0.5, "weight": 0.4, "height": 0.5, "proportions": 0.9},
-        "female_elegantsuit01", "shoes03", "bob02", (0.3, 0.17, 0.08), above=(0.55, 0.56, 0.52), below=(0.28, 0.05, 0.05),
-        walk=4, head=(0, 8, 0),
+        "female_elegantsuit01", "shoes03", "bob02", (0.3, 0.17, 0.08),
+        above=(0.55, 0.56, 0.52), below=(0.28, 0.05, 0.05), walk=4, head=(0, 8, 0),
     ),
     Role(
         "dan", "young_african_male",
@@ -105,7 +101,12 @@ class DemoPeople:
 
     def _garment(self, name: str) -> Garment:
         for wardrobe in self._wardrobes:
-            for garment in (*wardrobe.suits["female"], *wardrobe.suits["male"], *wardrobe.shoes, *wardrobe.hair["female"]):
+            for garment in (
+                *wardrobe.suits["female"],
+                *wardrobe.suits["male"],
+                *wardrobe.shoes,
+                *wardrobe.hair["female"],
+            ):
                 if garment.name == name:
                     return garment
         raise KeyError(name)
@@ -135,15 +136,23 @@ class DemoPeople:
             folder = self._data / "mocap"
             frame = mocap.read_amc(folder / "02_01.amc", step=2)[role.walk]
             heads = look.heads.astype(np.float64)
-            pose = mocap.retarget(self.body.names, self.body.parents, heads, mocap.read_asf(folder / "02.asf"), frame)
+            pose = mocap.retarget(
+                self.body.names, self.body.parents, heads, mocap.read_asf(folder / "02.asf"), frame
+            )
             forward = pose["root"] @ (0, 0, 1)
             pose["root"] = mocap.rotation("y", -np.rad2deg(np.arctan2(forward[0], forward[2]))) @ pose["root"]
         else:
-            for side, arm, sign in (("L", role.left, 1), ("R", role.right, -1)):
+            sides: tuple[tuple[Literal["L", "R"], Arm, int], ...] = (
+                ("L", role.left, 1),
+                ("R", role.right, -1),
+            )
+            for side, arm, sign in sides:
                 upper, hint, flex = arm
                 mirror = np.array([sign, 1, 1])
                 direction = np.array(upper) * mirror
-                self.poses.bend_arm(pose, look, side, direction / np.linalg.norm(direction), np.array(hint) * mirror, flex, 6)
+                self.poses.bend_arm(
+                    pose, look, side, direction / np.linalg.norm(direction), np.array(hint) * mirror, flex, 6
+                )
             # The weight rests on the right leg; the left knee is loose.
             pose["root"] = mocap.rotation("z", 2)
             pose["spine04"] = mocap.rotation("z", -3)
@@ -155,8 +164,8 @@ class DemoPeople:
         third = mocap.rotation("y", turn / 3) @ mocap.rotation("x", nod / 3) @ mocap.rotation("z", tilt / 3)
         for name in ("neck01", "neck03", "head"):
             pose[name] = pose.get(name, np.eye(3)) @ third
-        for side in "LR":
-            self.poses.curl_fingers(pose, look, side, 26, rng)
+        for hand in "LR":
+            self.poses.curl_fingers(pose, look, hand, 26, rng)
         return pose
 
 
@@ -196,9 +205,10 @@ def picture(people: DemoPeople, role: Role, width: int = 900, height: int = 1200
 def save_mesh(path: Path, look: Look, vertices: Floats) -> None:
     """The posed person for Blender: metres, z up, feet at z = 0, facing -y. Textures are JPEG or PNG bytes.
 
-    For piece i: `vertices_i` `(V, 3)`, `triangles_i` `(T, 3)`, `uv_i` `(T, 3, 2)`, `texture_i` bytes, `opaque_i` and `gloss_i`.
+    For piece i: `vertices_i` `(V, 3)`, `triangles_i` `(T, 3)`, `uv_i` `(T, 3, 2)`, `texture_i` bytes, `opaque_i`,
+    `gloss_i`.
     """
-    arrays: dict[str, np.ndarray] = {"pieces": np.array(len(look.pieces))}  # type: ignore[type-arg]
+    arrays: dict[str, Any] = {"pieces": np.array(len(look.pieces))}
     floor = vertices[:, 1].min()
     normals = vertex_normals(vertices, look.faces)
     for i, piece in enumerate(look.pieces):
@@ -213,13 +223,15 @@ def save_mesh(path: Path, look: Look, vertices: Floats) -> None:
             if opaque
             else cv2.imencode(".png", np.dstack([bgr, piece.texture[..., 3]]))
         )[1]
-        arrays[f"vertices_{i}"] = (np.stack([place[:, 0], -place[:, 2], place[:, 1]], axis=1) / 10).astype(np.float32)
+        arrays[f"vertices_{i}"] = (np.stack([place[:, 0], -place[:, 2], place[:, 1]], axis=1) / 10).astype(
+            np.float32
+        )
         arrays[f"triangles_{i}"] = used.reshape(-1, 3).astype(np.int32)
         arrays[f"uv_{i}"] = piece.uv[piece.triangles].astype(np.float32)
         arrays[f"texture_{i}"] = coded.ravel()
         arrays[f"opaque_{i}"] = np.array(opaque)
         arrays[f"gloss_{i}"] = np.array(piece.gloss, dtype=np.float32)
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    np.savez(path, **arrays)
 
 
 def main(out: Path) -> None:
@@ -231,7 +243,10 @@ def main(out: Path) -> None:
         save_mesh(out / f"cast_{role.name}.npz", look, posed(people.body, look, people.pose(role, look)))
     cv2.imwrite(str(out / "actor.png"), picture(people, ACTOR)[..., ::-1].round().astype(np.uint8))
     for role, turn in zip(CAST, (20, -20, 30, -30), strict=True):
-        cv2.imwrite(str(out / f"{role.name}.png"), picture(people, role, 450, 600, turn)[..., ::-1].round().astype(np.uint8))
+        cv2.imwrite(
+            str(out / f"{role.name}.png"),
+            picture(people, role, 450, 600, turn)[..., ::-1].round().astype(np.uint8),
+        )
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def read_asf(path: Path) -> dict[str, AcclaimBone]:
             else:
                 bone[words[0]] = words[1:]
         elif section == ":hierarchy" and words[0] not in ("begin", "end"):
-            parents.update({child: words[0] for child in words[1:]})
+            parents.update(dict.fromkeys(words[1:], words[0]))
     bones = {"root": AcclaimBone()}
     for name in parents:  # the file lists every parent before its children
         values = fields[name]
@@ -147,7 +147,11 @@ _ALIGNED = (
 
 
 def retarget(
-    names: Sequence[str], parents: Sequence[int], heads: Array, bones: Mapping[str, AcclaimBone], frame: Mapping[str, Array]
+    names: Sequence[str],
+    parents: Sequence[int],
+    heads: Array,
+    bones: Mapping[str, AcclaimBone],
+    frame: Mapping[str, Array],
 ) -> Pose:
     """The pose of a body with MakeHuman's bones that matches an Acclaim frame.
 

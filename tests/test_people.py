@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The people renderer: file formats and skinning with numpy alone; drawing where its packages are installed."""
+"""The people renderer's parts that need numpy alone: file formats, fitting, cameras, correspondence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,14 @@ from hypothesis import strategies as st
 
 from models import mocap
 from models.people import (
-    FLOW_SIZE,
-    SIZE,
     Camera,
-    People,
     correspondence,
     generate,
     joints_seen,
     look_at,
     perspective,
-    read_mhclo,
-    read_obj,
 )
+from models.wardrobe import read_mhclo, read_obj
 from shared.errors import BadInput
 from shared.skeleton import L_SHOULDER, NOSE, R_SHOULDER
 
@@ -36,7 +31,9 @@ def test_shortest_rotation_turns_one_direction_into_the_other(start: list[float]
     matrix = mocap.shortest_rotation(start, end)
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-9)
     assert np.linalg.det(matrix) > 0
-    np.testing.assert_allclose(matrix @ start / np.linalg.norm(start), np.array(end) / np.linalg.norm(end), atol=1e-6)
+    np.testing.assert_allclose(
+        matrix @ start / np.linalg.norm(start), np.array(end) / np.linalg.norm(end), atol=1e-6
+    )
 
 
 def test_euler_turns_about_x_first() -> None:
@@ -95,7 +92,8 @@ def test_acclaim_files(tmp_path: Path) -> None:
 
 def test_bvh_file(tmp_path: Path) -> None:
     (tmp_path / "a.bvh").write_text(
-        "HIERARCHY\nROOT root\n{\nOFFSET 0 0 0\nCHANNELS 6 Xposition Yposition Zposition Zrotation Xrotation Yrotation\n"
+        "HIERARCHY\nROOT root\n{\nOFFSET 0 0 0\n"
+        "CHANNELS 6 Xposition Yposition Zposition Zrotation Xrotation Yrotation\n"
         "JOINT arm\n{\nOFFSET 0 1 0\nCHANNELS 3 Zrotation Xrotation Yrotation\nEnd Site\n{\nOFFSET 0 1 0\n}\n}\n}\n"
         "MOTION\nFrames: 1\nFrame Time: 0.04\n5 6 7 0 0 90 90 0 0\n"
     )
@@ -106,7 +104,8 @@ def test_bvh_file(tmp_path: Path) -> None:
 
 def test_obj_file_keeps_one_corner_for_each_vertex_and_coordinate(tmp_path: Path) -> None:
     (tmp_path / "a.obj").write_text(
-        "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\ng skin\nf 1/1 2/2 3/3 4/4\ng other\nf 1 2 3\n"
+        "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
+        "g skin\nf 1/1 2/2 3/3 4/4\ng other\nf 1 2 3\n"
     )
     mesh = read_obj(tmp_path / "a.obj", "skin")
     assert mesh.triangles.shape == (2, 3)
@@ -163,58 +162,3 @@ def test_correspondence_finds_seen_surface_and_marks_the_rest() -> None:
 def test_no_pairs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="--pairs: is 0"):
         list(generate(tmp_path, 0, 1))
-
-
-@pytest.fixture(scope="module")
-def people(shared_data: Path) -> Iterator[People]:
-    for package in ("anny", "moderngl"):
-        pytest.importorskip(package, reason="the people packages are not installed (build.py setup --people)")
-    yield People("val", shared_data)
-
-
-def test_a_rendered_pair_agrees_with_itself(people: People) -> None:
-    pairs = list(people.pairs(np.random.default_rng(3)))
-    again = next(people.pairs(np.random.default_rng(3)))
-    np.testing.assert_array_equal(pairs[0][0].rgba, again[0].rgba)  # the same seed gives the same people
-    errors, inside = [], []
-    for source, target in pairs:
-        assert source.rgba.shape == (SIZE, SIZE, 4)
-        assert not source.rgba[source.rgba[..., 3] == 0].any()
-        flow, visible = correspondence(source.surface, target.small)
-        assert visible.shape == (FLOW_SIZE, FLOW_SIZE)
-        at = (flow[visible == 1].astype(np.float32) * SIZE).astype(int).clip(0, SIZE - 1)
-        rows, columns = np.nonzero(visible == 1)
-        wanted = target.rgba[rows * 2, columns * 2].astype(float)
-        found = source.rgba[at[:, 1], at[:, 0]].astype(float)
-        errors.append(np.abs(wanted - found)[:, :3].mean() if len(at) else 0)
-        seen = target.keypoints[target.seen == 2].astype(int)
-        inside.append((target.rgba[seen[:, 1], seen[:, 0], 3] > 0).mean())
-    assert np.mean(errors) < 30  # of 255: light differs, the cloth is the same
-    assert np.mean(inside) > 0.9
-
-
-def test_a_person_facing_the_camera_has_the_left_on_the_right(people: People) -> None:
-    from models.people import make_light, make_look
-
-    rng = np.random.default_rng(1)
-    look = make_look(people.body, people.wardrobe, rng)
-    shot = people.shot(look, {"root": np.eye(3)}, make_light(rng), 0, rng, cut=False)
-    assert shot.keypoints[L_SHOULDER, 0] > shot.keypoints[R_SHOULDER, 0] + 5
-    assert (shot.seen[[NOSE, L_SHOULDER, R_SHOULDER]] == 2).all()
-    back = people.shot(look, {"root": np.eye(3)}, make_light(rng), 180, rng, cut=False)
-    assert back.keypoints[L_SHOULDER, 0] < back.keypoints[R_SHOULDER, 0] - 5
-    assert back.seen[NOSE] == 1
-
-
-def test_shards_hold_what_training_reads(shared_data: Path, people: People, tmp_path: Path) -> None:
-    (path,) = generate(tmp_path, 3, 5, "val", shared_data)
-    with np.load(path) as shard:
-        shapes = {key: (shard[key].shape[1:], shard[key].dtype.name) for key in shard}
-        assert all(len(shard[key]) == 3 for key in shard)
-    assert shapes == {
-        "src": ((256, 256, 4), "uint8"), "tgt": ((256, 256, 4), "uint8"),
-        "ks": ((18, 2), "float32"), "kt": ((18, 2), "float32"), "vs": ((18,), "uint8"), "vt": ((18,), "uint8"),
-        "flow": ((128, 128, 2), "float16"), "vis": ((128, 128), "uint8"),
-    }  # fmt: skip
-    assert not list(generate(tmp_path, 3, 5, "val", shared_data))  # complete files are kept
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
