@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sets Walk-On up, shows it, tests it and builds the Blender add-on. Needs Python 3.11 and nothing else.
 
-    python3 build.py demo     set up, then put a person into a shot in Blender; pictures go to out/demo
-    python3 build.py test     set up, then every check and test
-    python3 build.py setup    only set up; does nothing where all is there
-    python3 build.py addon    build dist/walkon-<version>.zip for Blender
-    python3 build.py clean    remove what the commands above made
+python3 build.py demo     set up, then put a person into a shot in Blender; pictures go to out/demo
+python3 build.py test     set up, then every check and test
+python3 build.py setup    only set up; does nothing where all is there
+python3 build.py addon    build dist/walkon-<version>.zip for Blender
+python3 build.py clean    remove what the commands above made
 """
 
 from __future__ import annotations
@@ -205,7 +205,9 @@ def install_packages(packages: list[str], progress: Progress) -> None:
             f"Check the network connection, or type: {' '.join(command)}",
         ) from error
     if still := missing_packages():
-        raise BuildError(f"System libraries are still missing: {' '.join(still)}", f"Type: {' '.join(command)}")
+        raise BuildError(
+            f"System libraries are still missing: {' '.join(still)}", f"Type: {' '.join(command)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -381,7 +383,8 @@ def fetch_wheels() -> list[Path]:
         return [
             name
             for name, digest in wanted.items()
-            if not (cache / name).exists() or hashlib.sha256((cache / name).read_bytes()).hexdigest() != digest
+            if not (cache / name).exists()
+            or hashlib.sha256((cache / name).read_bytes()).hexdigest() != digest
         ]
 
     if not lacking():
@@ -404,12 +407,14 @@ def fetch_wheels() -> list[Path]:
                     run_quietly(command, progress)
                 except subprocess.CalledProcessError as error:
                     raise BuildError(
-                        f"The wheels for {what} could not be fetched:\n{tail(error.output)}", advice(error.output)
+                        f"The wheels for {what} could not be fetched:\n{tail(error.output)}",
+                        advice(error.output),
                     ) from error
     if wrong := lacking():
         raise BuildError(
             f"{WHEELS_LOCK}: the package index has no such file, or another one of that name: {', '.join(wrong)}",
-            "Put the names and SHA-256 of the wanted wheels in the lock; what was fetched is in " + str(cache),
+            "Put the names and SHA-256 of the wanted wheels in the lock; what was fetched is in "
+            + str(cache),
         )
     return [cache / name for name in wanted]
 
@@ -429,9 +434,13 @@ def stage_addon(wheels: Sequence[Path]) -> None:
     text = manifest.read_text(encoding="utf-8")
     empty = "wheels = []\n"
     if text.count(empty) != 1:
-        raise BuildError("addon/blender_manifest.toml: has no line `wheels = []`", "Put it back: it is filled in here")
+        raise BuildError(
+            "addon/blender_manifest.toml: has no line `wheels = []`", "Put it back: it is filled in here"
+        )
     listed = json.dumps([f"./wheels/{wheel.name}" for wheel in wheels], indent=2)
-    platforms = "" if re.search(r"^platforms *=", text, re.MULTILINE) else f"platforms = {json.dumps([*PLATFORMS])}\n"
+    platforms = (
+        "" if re.search(r"^platforms *=", text, re.MULTILINE) else f"platforms = {json.dumps([*PLATFORMS])}\n"
+    )
     manifest.write_text(text.replace(empty, f"{platforms}wheels = {listed}\n"), encoding="utf-8")
     for path in STAGE.rglob("*"):
         os.utime(path, (1767225600, 1767225600))  # 2026-01-01: unchanged sources give an unchanged zip
@@ -448,7 +457,9 @@ def check_zip(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
         manifest = tomllib.loads(archive.read("blender_manifest.toml").decode())
-        version = re.search(r'^__version__ = "(.+)"', archive.read("shared/__init__.py").decode(), re.MULTILINE)
+        version = re.search(
+            r'^__version__ = "(.+)"', archive.read("shared/__init__.py").decode(), re.MULTILINE
+        )
     problems = []
     wheels = [wheel.removeprefix("./") for wheel in manifest["wheels"]]
     problems += [f"{wheel} is not in the zip" for wheel in wheels if wheel not in names]
@@ -466,12 +477,20 @@ def check_zip(path: Path) -> None:
         if not licence.startswith("SPDX:")
     ]
     if [int(part) for part in manifest["blender_version_min"].split(".")] < [4, 2, 0]:
-        problems.append(f"blender_version_min is {manifest['blender_version_min']}: extensions start with 4.2.0")
+        problems.append(
+            f"blender_version_min is {manifest['blender_version_min']}: extensions start with 4.2.0"
+        )
     if version is None or version[1] != manifest["version"]:
-        problems.append(f"version is {manifest['version']}, but shared/__init__.py says {version and version[1]}")
-    problems += [f"{name} is missing" for name in ("__init__.py", "LICENSE", "shared/LICENSE") if name not in names]
+        problems.append(
+            f"version is {manifest['version']}, but shared/__init__.py says {version and version[1]}"
+        )
+    problems += [
+        f"{name} is missing" for name in ("__init__.py", "LICENSE", "shared/LICENSE") if name not in names
+    ]
     if problems:
-        raise BuildError(f"{path}: " + "; ".join(problems), "Correct addon/blender_manifest.toml or addon/wheels.lock")
+        raise BuildError(
+            f"{path}: " + "; ".join(problems), "Correct addon/blender_manifest.toml or addon/wheels.lock"
+        )
 
 
 def wheel_fits(wheel: str, package: str, platform: str, python: str) -> bool:
@@ -579,7 +598,9 @@ def test(arguments: Sequence[str]) -> bool:
             env=clean_environment(MYPYPATH=str(STAGE.parent)),
         )  # fmt: skip
         results.append(Result(title, done.returncode == 0, time.monotonic() - started))
-        print(f"{title}: {'ok' if results[-1].passed else 'FAILED'} ({results[-1].seconds:.1f} s)", flush=True)
+        print(
+            f"{title}: {'ok' if results[-1].passed else 'FAILED'} ({results[-1].seconds:.1f} s)", flush=True
+        )
         if done.returncode:
             print(done.stdout, flush=True)
 
@@ -621,7 +642,9 @@ def test(arguments: Sequence[str]) -> bool:
 
     print("\nSummary")
     for result in results:
-        print(f"  {'ok    ' if result.passed else 'FAILED'} {result.seconds:6.1f} s  {result.title:30s} {result.note}")
+        print(
+            f"  {'ok    ' if result.passed else 'FAILED'} {result.seconds:6.1f} s  {result.title:30s} {result.note}"
+        )
     if options and not any(tally.values()):
         results.append(Result("selection", False, 0.0))
         print(f"  FAILED: no test fits {' '.join(options)}")
@@ -643,12 +666,21 @@ def demo() -> None:
         "--zip", build_addon(), "--server-python", SERVER.python, "--out", OUT / "demo",
     ]  # fmt: skip
     if subprocess.run(command, check=False, env=clean_environment()).returncode:
-        raise BuildError("The demo failed; its own messages are above", "`python3 build.py test` finds what is broken")
+        raise BuildError(
+            "The demo failed; its own messages are above", "`python3 build.py test` finds what is broken"
+        )
 
 
 def clean(everything: bool) -> None:
     """Removes what set-up and builds made; the environments, which take long to make, only with `everything`."""
-    caches = [".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache", ".hypothesis", "walkon.egg-info"]
+    caches = [
+        ".pytest_cache",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".import_linter_cache",
+        ".hypothesis",
+        "walkon.egg-info",
+    ]
     targets = [OUT, DIST, *(ROOT / name for name in caches)]
     targets += [
         cache
@@ -682,10 +714,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
     setup = command("setup", "Make the environments from their locks; does nothing where all is there.")
     setup.add_argument(
-        "--people", action="store_true", help="also what renders dressed people for training; not needed otherwise"
+        "--people",
+        action="store_true",
+        help="also what renders dressed people for training; not needed otherwise",
     )
     command("demo", "Set up, then put a person into a shot in headless Blender; pictures go to out/demo.")
-    tests = command("test", "Set up, then check style, types and import rules, run all tests, build the add-on.")
+    tests = command(
+        "test", "Set up, then check style, types and import rules, run all tests, build the add-on."
+    )
     tests.usage = "build.py test [-h] [pytest arguments, for instance: -x -k pose tests/test_pose.py]"
     command("addon", "Build and validate dist/walkon-<version>.zip, to be installed in Blender 4.2 or newer.")
     cleaning = command("clean", "Remove what set-up, builds and tests made; models and training runs stay.")

@@ -104,7 +104,9 @@ def test_another_python_gets_as_far_as_the_message() -> None:
     if not pythons:
         pytest.skip("this machine has no other Python")
     for python in pythons:
-        done = subprocess.run([python, ROOT / "build.py", "setup"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [python, ROOT / "build.py", "setup"], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 1
         assert "Walk-On needs Python 3.11" in done.stderr
         assert "Traceback" not in done.stderr
@@ -142,7 +144,9 @@ def test_setup_fails_goes_on_is_repaired_moved_and_cleaned(checkout: Path, tmp_p
     small_locks(checkout)
     server, blender = checkout / ".venv" / "server", checkout / ".venv" / "blender-5.0"
     scripts = "Scripts" if os.name == "nt" else "bin"
-    (server / scripts).mkdir(parents=True)  # as left by a set-up that was cut short while it made the environment
+    (server / scripts).mkdir(
+        parents=True
+    )  # as left by a set-up that was cut short while it made the environment
     (server / "lib64").mkdir()
 
     # A version that does not exist: pip's own words, what to do, no traceback; the server's environment stays.
@@ -216,7 +220,14 @@ def test_zip_is_whole_and_the_same_without_network(addon_checkout: Path, tmp_pat
     before = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
-    assert {"__init__.py", "shared/skeleton.py", "shared/client.py", "LICENSE", "shared/LICENSE", "NOTICE"} <= names
+    assert {
+        "__init__.py",
+        "shared/skeleton.py",
+        "shared/client.py",
+        "LICENSE",
+        "shared/LICENSE",
+        "NOTICE",
+    } <= names
     assert {f"wheels/{name}" for name in build.locked_wheels()} <= names
     assert not [name for name in names if name.startswith("demo/") or name.endswith((".pyc", ".lock"))]
     assert run(addon_checkout, "addon", **nowhere).returncode == 0
@@ -287,7 +298,8 @@ def test_selection_is_sorted_by_environment(tmp_path: Path, monkeypatch: pytest.
 def test_counts_of_a_report(tmp_path: Path) -> None:
     report = tmp_path / "r.xml"
     report.write_text(
-        '<testsuites><testsuite tests="9" failures="1" errors="2" skipped="3"/></testsuites>', encoding="utf-8"
+        '<testsuites><testsuite tests="9" failures="1" errors="2" skipped="3"/></testsuites>',
+        encoding="utf-8",
     )
     assert build.counts(report) == {"passed": 3, "failed": 3, "skipped": 3}
     assert build.counts(tmp_path / "none.xml") == {"passed": 0, "failed": 0, "skipped": 0}
@@ -305,7 +317,11 @@ def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
     ("file", "line", "broken"),
     [
         ("models/wrong.py", "import server.pipeline", "models imports shared, never the other way BROKEN"),
-        ("shared/wrong.py", "from models import weights", "models imports shared, never the other way BROKEN"),
+        (
+            "shared/wrong.py",
+            "from models import weights",
+            "models imports shared, never the other way BROKEN",
+        ),
         ("addon/wrong.py", "from shared.errors import BadInput", "with its own copy of shared BROKEN"),
         ("server/wrong.py", "import addon", "nothing imports the add-on BROKEN"),
         ("models/wrong.py", "def late():\n    import bpy", "only the add-on imports Blender BROKEN"),
@@ -328,10 +344,14 @@ def test_import_rules_hold(checkout: Path) -> None:
 
 
 def requirements(lock: Path) -> Sequence[str]:
-    return [line for line in lock.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    return [
+        line for line in lock.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")
+    ]
 
 
-@pytest.mark.parametrize("environment", [build.SERVER, build.BLENDER, build.PEOPLE], ids=lambda e: e.folder.name)
+@pytest.mark.parametrize(
+    "environment", [build.SERVER, build.BLENDER, build.PEOPLE], ids=lambda e: e.folder.name
+)
 def test_locks_are_exact_and_name_no_source(environment: build.Environment) -> None:
     for line in requirements(environment.lock):
         name, equals, version = line.partition("==")

@@ -48,7 +48,9 @@ def test_every_source_names_its_licence() -> None:
 def test_what_runs_in_blender_imports_what_blender_has(package: str) -> None:
     allowed = ALLOWED[package] | set(sys.stdlib_module_names)
     for file in sources(package):
-        if not file.is_relative_to(ROOT / "addon" / "demo"):  # starts Blender and the server, is not in the zip
+        if not file.is_relative_to(
+            ROOT / "addon" / "demo"
+        ):  # starts Blender and the server, is not in the zip
             wrong = [f"{file}:{line} imports {name}" for line, name in imports(file) if name not in allowed]
             assert not wrong, "; ".join(wrong)
 
@@ -60,11 +62,17 @@ def test_build_needs_nothing_installed() -> None:
 def test_nothing_unpickles() -> None:
     for file in [ROOT / "build.py", *sources(*PACKAGES)]:
         text = file.read_text(encoding="utf-8")
-        for unsafe in (r"pickle\.(loads?|Unpickler)\b", r"import (dill|cloudpickle|shelve)\b", "allow_pickle=True"):
+        for unsafe in (
+            r"pickle\.(loads?|Unpickler)\b",
+            r"import (dill|cloudpickle|shelve)\b",
+            "allow_pickle=True",
+        ):
             assert not re.search(unsafe, text), f"{file}: {unsafe} can run code from a file"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
-                safe = any(word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in node.keywords)
+                safe = any(
+                    word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in node.keywords
+                )
                 assert safe, f"{file}:{node.lineno}: torch.load without weights_only=True"
 
 
@@ -88,7 +96,9 @@ def test_locks_hold_what_the_project_asks_for() -> None:
     assert {re.split("[=<>]", requirement)[0].lower() for requirement in wanted} <= locked
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md")))])
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md")))]
+)
 def test_links_lead_somewhere(page: str) -> None:
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8")):
         if "://" not in link:
