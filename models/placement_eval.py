@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from models import anatomy
 from models.coco import Examples
 from models.placement import Placement, Sampler, sampler
 from shared.errors import NoCandidate
+from shared.skeleton import LIMBS
 
 Floats = NDArray[np.float64]
 
@@ -134,7 +136,7 @@ def closeness(drawn: Floats, real: Floats) -> tuple[float, float]:
 
 
 def row(drawn: Floats, real: Floats, context: Floats, present: NDArray[np.bool_]) -> Row:
-    """Measures draws `(N, Q, 18, 3)` against the real people `(N, 18, 3)`, all normalised; Q is 8, or 1 for a ranked one."""
+    """Measures `(N, Q, 18, 3)` draws (Q is 8, or 1 for ranked ones) against real `(N, 18, 3)` people, normalised."""
     body = anatomy.installed()
     first = drawn[:, 0]
     stature = body.stature(first)
@@ -222,6 +224,44 @@ def milliseconds(placement: Placement, val: Examples, example: int = 0, repeats:
         placement.place(context, size, 8, seed)
         times.append(time.perf_counter() - began)
     return float(np.median(times[1:]) * 1000)
+
+
+def sheet(
+    placement: Placement, val: Examples, path: Path, scenes: int = 40, columns: int = 8, seed: int = 4
+) -> None:
+    """Writes a picture of scenes: context grey, the true person green, candidates orange, blue and yellow."""
+    import cv2
+
+    cells = []
+    side, margin = 360, 12
+    for example in np.random.default_rng(seed).permutation(len(val))[:scenes]:
+        context, target, size = val.scene(int(example))
+        scale = (side - 2 * margin) / max(size)
+        offset = (side - np.array(size) * scale) / 2
+        cell = np.full((side, side, 3), 30, np.uint8)
+        corners = [tuple(int(v) for v in p) for p in (offset, offset + np.array(size) * scale)]
+        cv2.rectangle(cell, corners[0], corners[1], (62, 62, 62), -1)
+        try:
+            candidates = placement.place(context, size, 3)
+            words = " ".join(f"{c.score:.2f}" for c in candidates)
+        except NoCandidate as error:
+            candidates, words = [], error.code
+        people = [(s, (190, 190, 190), 2) for s in context] + [(target, (0, 170, 0), 1)]
+        colours = ((40, 140, 255), (255, 150, 70), (90, 230, 255))
+        people += [(c.skeleton, k, 3 - i) for i, (c, k) in enumerate(zip(candidates, colours, strict=False))][
+            ::-1
+        ]
+        for skeleton, colour, width in people:
+            xy = skeleton.xy * scale + offset
+            for a, b in LIMBS:
+                if skeleton.visible[a] and skeleton.visible[b]:
+                    ends = [tuple(int(v) for v in np.round(xy[j] * 8)) for j in (a, b)]
+                    cv2.line(cell, ends[0], ends[1], colour, width, cv2.LINE_AA, 3)
+        cv2.putText(cell, words, (6, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+        cells.append(cell)
+    rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.vstack([r for r in rows if r.shape == rows[0].shape]))
 
 
 def table(rows: dict[str, Row]) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -142,12 +143,8 @@ def test_ground_line_ignores_a_child(placement: Placement) -> None:
 def test_crowds(placement: Placement, number: int) -> None:
     rng = np.random.default_rng(1)
     crowd = [standing(x, 400 + 200 * d, 80 + 60 * d) for x, d in rng.random((number, 2)) * (1280, 1)]
-    try:
-        found = placement.place(crowd, SIZE, 2)
-    except NoCandidate as error:
-        assert "drawn people can stand here" in str(error)
-    else:
-        assert len(found) <= 2
+    with contextlib.suppress(NoCandidate):
+        assert len(placement.place(crowd, SIZE, 2)) <= 2
 
 
 def test_people_who_tell_nothing_are_still_kept_free(placement: Placement) -> None:
