@@ -161,7 +161,7 @@ def arcade(y: float, wall: bpy.types.Material, shade: bpy.types.Material, stone:
             box(
                 "Impost",
                 (centre + side, y - 0.36, spring - 0.14),
-                (centre + side + 0.55, y + 0.36, spring + 0.02),
+                (centre + side + 0.55, y - 0.2, spring + 0.02),
                 stone,
             )
         box("Door", (centre - 0.6, y + 3.14, 0), (centre + 0.6, y + 3.2, 2.5), shade, 0)
