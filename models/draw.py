@@ -14,7 +14,8 @@ from shared.skeleton import LIMBS, Skeleton
 Colour = tuple[int, int, int]
 
 COLOURS: tuple[Colour, ...] = (
-    (230, 80, 60), (60, 160, 240), (90, 200, 80), (240, 190, 50), (190, 110, 230), (60, 210, 200), (240, 130, 180), (170, 140, 90),
+    (230, 80, 60), (60, 160, 240), (90, 200, 80), (240, 190, 50),
+    (190, 110, 230), (60, 210, 200), (240, 130, 180), (170, 140, 90),
 )  # fmt: skip
 """Colours of people, sRGB, taken in turn."""
 CONTEXT: Colour = (165, 165, 165)
@@ -25,7 +26,10 @@ _FINE = 4
 
 
 def draw_people(
-    rgb: NDArray[np.uint8], people: Sequence[Skeleton], colours: Sequence[Colour] = COLOURS, width: float | None = None
+    rgb: NDArray[np.uint8],
+    people: Sequence[Skeleton],
+    colours: Sequence[Colour] = COLOURS,
+    width: float | None = None,
 ) -> NDArray[np.uint8]:
     """A copy of the picture with skeletons over it, the first person on top.
 

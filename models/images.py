@@ -19,13 +19,27 @@ MAX_MEGAPIXELS = 64.0
 MIN_SIDE = 16
 """Pictures with a shorter side than this many pixels cannot show a person."""
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP")
-"""What is decoded; MPO is what many phones write as .jpg."""
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+"""What is decoded; MPO, which many phones write as .jpg, counts as JPEG."""
 _SAVE_AS = "Save it as PNG, JPEG, WEBP, TIFF or BMP"
 
-_UNREAD = ((b"\x76\x2f\x31\x01", "an OpenEXR file"), (b"GIF8", "a GIF"), (b"8BPS", "a Photoshop file"), (b"%PDF", "a PDF"))
-_READ = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"RIFF", "WEBP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"BM", "BMP"))
+_UNREAD = {
+    b"\x76\x2f\x31\x01": "an OpenEXR file",
+    b"GIF8": "a GIF",
+    b"8BPS": "a Photoshop file",
+    b"%PDF": "a PDF",
+}
+_READ = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"RIFF": "WEBP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"BM": "BMP",
+}
 """First bytes of files, to say what a file is that cannot be opened."""
+
+_ODD_MODES = {"I": "32-bit integer pixels", "F": "floating-point pixels", "LAB": "Lab colours"}
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -80,10 +94,14 @@ def load_picture(path: str | os.PathLike[str], max_megapixels: float = MAX_MEGAP
     except IsADirectoryError:
         raise BadImage(f"{path}: is a folder", "Name a picture file in it", str(path)) from None
     except PermissionError:
-        reason = "is a folder" if Path(path).is_dir() else "may not be read"  # Windows says so of folders too.
+        reason = (
+            "is a folder" if Path(path).is_dir() else "may not be read"
+        )  # Windows says so of folders too.
         raise BadImage(f"{path}: {reason}", "Check its permissions", str(path)) from None
     except (OSError, ValueError) as error:
-        raise BadImage(f"{path}: cannot be read ({error})", "Check the path and the disk", str(path)) from error
+        raise BadImage(
+            f"{path}: cannot be read ({error})", "Check the path and the disk", str(path)
+        ) from error
     return picture_from_bytes(data, str(path), max_megapixels)
 
 
@@ -105,7 +123,9 @@ def picture_from_bytes(data: bytes, subject: str, max_megapixels: float = MAX_ME
     except UnidentifiedImageError:
         raise _unidentified(data, subject) from None
     except Exception as error:  # On damaged headers Pillow raises nearly anything.
-        raise BadImage(f"{subject}: is damaged ({error})", "Export or copy the picture again", subject) from error
+        raise BadImage(
+            f"{subject}: is damaged ({error})", "Export or copy the picture again", subject
+        ) from error
     with image:
         _check_size(image.width, image.height, subject, max_megapixels)
         try:
@@ -115,12 +135,16 @@ def picture_from_bytes(data: bytes, subject: str, max_megapixels: float = MAX_ME
             raise BadImage(f"{subject}: {reason}", "Export or copy the picture again", subject) from error
         try:
             orientation = image.getexif().get(_ORIENTATION)
-        except Exception:  # A damaged EXIF block says nothing about orientation; the pixels are still good.
+        except Exception:  # noqa: BLE001  A damaged EXIF block says nothing; the pixels are still good.
             orientation = None
-        return _to_picture(image, _UPRIGHT.get(orientation) if isinstance(orientation, int) else None, subject)
+        return _to_picture(
+            image, _UPRIGHT.get(orientation) if isinstance(orientation, int) else None, subject
+        )
 
 
-def picture_from_array(array: NDArray[np.uint8], subject: str, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
+def picture_from_array(
+    array: NDArray[np.uint8], subject: str, max_megapixels: float = MAX_MEGAPIXELS
+) -> Picture:
     """A picture from decoded pixels, such as came over the wire.
 
     Args:
@@ -134,7 +158,8 @@ def picture_from_array(array: NDArray[np.uint8], subject: str, max_megapixels: f
     if array.dtype != np.uint8:
         raise BadImage(f"{subject}: pixels are {array.dtype}, not uint8", "Send 8-bit pixels", subject)
     if array.ndim != 3:
-        raise BadImage(f"{subject}: has shape {array.shape}, not (height, width, channels)", "Send RGB or RGBA", subject)
+        reason = f"has shape {array.shape}, not (height, width, channels)"
+        raise BadImage(f"{subject}: {reason}", "Send RGB or RGBA", subject)
     if array.shape[2] not in (3, 4):
         raise BadImage(f"{subject}: has {array.shape[2]} channels, not 3 or 4", "Send RGB or RGBA", subject)
     _check_size(array.shape[1], array.shape[0], subject, max_megapixels)
@@ -172,7 +197,8 @@ def save_png(path: str | os.PathLike[str], array: NDArray[np.uint8] | NDArray[np
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         reason = error.strerror or str(error)
-        raise BadInput(f"{path}: cannot be written ({reason})", "Name a file in a folder that exists", str(path)) from error
+        message = f"{path}: cannot be written ({reason})"
+        raise BadInput(message, "Name a file in a folder that exists", str(path)) from error
 
 
 def _umask() -> int:
@@ -198,7 +224,7 @@ def _check_size(width: int, height: int, subject: str, max_megapixels: float) ->
 
 
 def _unidentified(data: bytes, subject: str) -> BadImage:
-    for magic, name in _READ:
+    for magic, name in _READ.items():
         if data.startswith(magic):
             return BadImage(
                 f"{subject}: is a {name} file that is damaged, or of a kind that cannot be read "
@@ -208,7 +234,7 @@ def _unidentified(data: bytes, subject: str) -> BadImage:
             )
     if data[4:8] == b"ftyp":
         return BadImage(f"{subject}: is a HEIC, AVIF or video file", _SAVE_AS, subject)
-    for magic, name in _UNREAD:
+    for magic, name in _UNREAD.items():
         if data.startswith(magic):
             return BadImage(f"{subject}: is {name}, which is not read here", _SAVE_AS, subject)
     return BadImage(f"{subject}: is not a picture", _SAVE_AS, subject)
@@ -216,8 +242,9 @@ def _unidentified(data: bytes, subject: str) -> BadImage:
 
 def _to_picture(image: Image.Image, upright: Image.Transpose | None, subject: str) -> Picture:
     """8-bit sRGB of a decoded image of any mode."""
-    if image.mode in ("I", "F", "LAB"):
-        raise BadImage(f"{subject}: has {_ODD_MODES[image.mode]}", f"{_SAVE_AS} with 8 or 16 bits, grey or RGB", subject)
+    if image.mode in _ODD_MODES:
+        fix = f"{_SAVE_AS} with 8 or 16 bits, grey or RGB"
+        raise BadImage(f"{subject}: has {_ODD_MODES[image.mode]}", fix, subject)
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips 16-bit grey instead of scaling it.
@@ -239,9 +266,6 @@ def _to_picture(image: Image.Image, upright: Image.Transpose | None, subject: st
     if upright is not None:
         image = image.transpose(upright)
     return picture_from_array(np.array(image), subject, float("inf"))
-
-
-_ODD_MODES = {"I": "32-bit integer pixels", "F": "floating-point pixels", "LAB": "Lab colours"}
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:

@@ -33,10 +33,11 @@ _HIPS_BELOW = 1.4
 _SURE = 0.5
 _BAND = 2.0
 """Half the width, in pixels of the mask, of the band along its edge that the photo's colours decide."""
-_EPSILON = 1e-4
-"""The guided filter's: colour variance, of 0..1, below which a window counts as flat."""
-_STEEPNESS = 1.6
-"""The guided filter leaves edges softer than hair and cloth are; measured on rendered people."""
+_EPSILON = 1e-2
+"""The guided filter's: colour variance, of 0..1, below which a window counts as flat. Much less and the clothes'
+own patterns pull the edge inwards; measured on rendered people, as is the steepness."""
+_STEEPNESS = 2.0
+"""The guided filter leaves edges softer than hair and cloth are."""
 _WORKING_PIXELS = 1_000_000
 """The guided filter's coefficients are computed on at most so many pixels and applied at full size (He & Sun,
 "Fast Guided Filter", 2015): they are smooth, so nothing is lost."""
@@ -52,7 +53,9 @@ class MatteEstimator:
     def __init__(self, threads: int = 2) -> None:
         self.threads = threads
 
-    def matte(self, rgb: NDArray[np.uint8], skeleton: Skeleton, others: Sequence[Skeleton] = ()) -> NDArray[np.float32]:
+    def matte(
+        self, rgb: NDArray[np.uint8], skeleton: Skeleton, others: Sequence[Skeleton] = ()
+    ) -> NDArray[np.float32]:
         """Coverage of one person.
 
         Args:
@@ -84,7 +87,7 @@ class MatteEstimator:
                 continue
             their_raw, to_theirs = self._see(rgb, other)
             between = _compose(to_theirs, _inverse(to_mask))
-            seen = cv2.warpAffine(their_raw, _centred(between), (_SIZE, _SIZE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+            seen = enlarge(their_raw, between, _SIZE, _SIZE)
             # Who is nearer owns what both masks claim; the step is softened over a few pixels.
             nearer = np.clip((own - theirs) / 6.0 + 0.5, 0.0, 1.0)
             raw = raw * (1.0 - seen * nearer)
@@ -94,7 +97,9 @@ class MatteEstimator:
     def _session(self) -> onnxruntime.InferenceSession:
         return open_onnx("matte", "blazepose-full", self.threads)
 
-    def _see(self, rgb: NDArray[np.uint8], skeleton: Skeleton) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    def _see(
+        self, rgb: NDArray[np.uint8], skeleton: Skeleton
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """BlazePose's mask `(256, 256)` and the map to it, from the first margin that shows the person."""
         tries = []
         for margin in _MARGINS:
@@ -110,7 +115,9 @@ class MatteEstimator:
         return mask, to_mask
 
 
-def refine(rgb: NDArray[np.uint8], mask: NDArray[np.float32], to_mask: NDArray[np.float64]) -> NDArray[np.float32]:
+def refine(
+    rgb: NDArray[np.uint8], mask: NDArray[np.float32], to_mask: NDArray[np.float64]
+) -> NDArray[np.float32]:
     """The mask at the picture's size, its edges moved to those of the picture.
 
     Args:
@@ -129,9 +136,8 @@ def refine(rgb: NDArray[np.uint8], mask: NDArray[np.float32], to_mask: NDArray[n
     if box is None:
         return matte
     x0, y0, x1, y1 = box
-    shifted = to_mask.copy()
-    shifted[:, 2] += to_mask[:, :2] @ (x0, y0)
-    large = cv2.warpAffine(mask, _centred(shifted), (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    shifted = np.column_stack([to_mask[:, :2], to_mask[:, 2] + to_mask[:, :2] @ (x0, y0)])
+    large = enlarge(mask, shifted, x1 - x0, y1 - y0)
     guide = np.ascontiguousarray(rgb[y0:y1, x0:x1])
     refined = _guided(guide, large, reach)
     refined = np.clip((refined - 0.5) * _STEEPNESS + 0.5, 0.0, 1.0)
@@ -142,6 +148,14 @@ def refine(rgb: NDArray[np.uint8], mask: NDArray[np.float32], to_mask: NDArray[n
     weight = np.clip(2.0 - 2.0 * np.maximum(inside, outside) / reach, 0.0, 1.0)
     matte[y0:y1, x0:x1] = refined * weight + sure * (1.0 - weight)
     return matte
+
+
+def enlarge(
+    mask: NDArray[np.float32], to_mask: NDArray[np.float64], width: int, height: int
+) -> NDArray[np.float32]:
+    """The coarse mask at a picture's size `(height, width)`, as it is."""
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(mask, _centred(to_mask), (width, height), flags=flags), dtype=np.float32)
 
 
 def _guided(guide: NDArray[np.uint8], mask: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
@@ -182,11 +196,15 @@ def _warp_down(rgb: NDArray[np.uint8], to_mask: NDArray[np.float64]) -> NDArray[
     scale = float(np.sqrt(abs(np.linalg.det(to_mask[:, :2]))))
     if scale < 0.5:
         # Bilinear sampling alone would skip pixels of large pictures.
-        small = cv2.resize(rgb, None, fx=2 * scale, fy=2 * scale, interpolation=cv2.INTER_AREA)
+        small = np.asarray(
+            cv2.resize(rgb, None, fx=2 * scale, fy=2 * scale, interpolation=cv2.INTER_AREA), np.uint8
+        )
         shrink = np.array([small.shape[1] / rgb.shape[1], small.shape[0] / rgb.shape[0]])
         rgb, to_mask = small, np.column_stack([to_mask[:, :2] / shrink, to_mask[:, 2]])
-    flags = cv2.INTER_LINEAR
-    return cv2.warpAffine(rgb, _centred(to_mask), (_SIZE, _SIZE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    crop = cv2.warpAffine(
+        rgb, _centred(to_mask), (_SIZE, _SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(crop, dtype=np.uint8)
 
 
 def _distance_to_bones(skeleton: Skeleton, to_mask: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -202,7 +220,7 @@ def _distance_to_bones(skeleton: Skeleton, to_mask: NDArray[np.float64]) -> NDAr
             cv2.line(drawn, pixels[a].tolist(), pixels[b].tolist(), 0, 3)
     for i in np.flatnonzero(skeleton.visible):
         cv2.circle(drawn, pixels[i].tolist(), 2, 0, -1)
-    return cv2.distanceTransform(drawn, cv2.DIST_L2, 3)
+    return np.asarray(cv2.distanceTransform(drawn, cv2.DIST_L2, 3), dtype=np.float32)
 
 
 def _cleaned(mask: NDArray[np.float32], own: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -234,7 +252,9 @@ def _box_of(
     y, x = np.nonzero(mask > 0.02)
     if not x.size:
         return None
-    corners = np.array([(a, b) for a in (x.min(), x.max() + 1) for b in (y.min(), y.max() + 1)], dtype=np.float64)
+    corners = np.array(
+        [(a, b) for a in (x.min(), x.max() + 1) for b in (y.min(), y.max() + 1)], dtype=np.float64
+    )
     back = _inverse(to_mask)
     points = corners @ back[:, :2].T + back[:, 2]
     low, high = points.min(0) - margin, points.max(0) + margin

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 COCO_SIGMAS = np.array(
-    [0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089]
+    [0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072,
+     0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089]
 )  # fmt: skip
 """How far annotators disagree on each COCO-17 keypoint, relative to the person's size (cocoeval.py)."""
 
@@ -70,10 +71,9 @@ class _Detection:
 
     @property
     def box(self) -> NDArray[np.float64]:
-        seen = self.keypoints[:, 2] >= _BOX_THRESHOLD
-        if seen.sum() < 4:
-            seen = np.argsort(-self.keypoints[:, 2], kind="stable")[:6]
-        points = self.keypoints[seen, :2]
+        # Never fewer than the best 6, which two or three joints alone would make too small a box.
+        least = np.sort(self.keypoints[:, 2])[-6]
+        points = self.keypoints[self.keypoints[:, 2] >= min(_BOX_THRESHOLD, least), :2]
         return np.concatenate([points.min(0), points.max(0)])
 
 
@@ -123,7 +123,9 @@ class PoseEstimator:
         longest = max(rgb.shape[:2])
         full = any(len(found) >= _MULTIPOSE_LIMIT for found in passes)
         sizes = [max(person.box[2:] - person.box[:2]) for person in proposals]
-        small = longest >= _SMALLEST_TILED and (not sizes or float(np.median(sizes)) < _SMALL_PERSON * longest)
+        small = longest >= _SMALLEST_TILED and (
+            not sizes or float(np.median(sizes)) < _SMALL_PERSON * longest
+        )
         if full or small:
             proposals += self._propose_in_tiles(rgb, _TILE_DEPTH)
         return proposals
@@ -155,7 +157,9 @@ class PoseEstimator:
             if person[55] < _PROPOSAL_THRESHOLD:
                 continue
             y, x, score = person[:51].reshape(17, 3).T
-            xy = np.stack([x * padded.shape[1] * width / small_width, y * padded.shape[0] * height / small_height], 1)
+            xy = np.stack(
+                [x * padded.shape[1] * width / small_width, y * padded.shape[0] * height / small_height], 1
+            )
             found.append(_Detection(np.column_stack([xy, score])))
         return found
 
@@ -185,7 +189,9 @@ def open_onnx(stage: str, name: str, threads: int) -> onnxruntime.InferenceSessi
     )
 
 
-def oks(first: NDArray[np.float64], second: NDArray[np.float64], area: float, weights: NDArray[np.float64]) -> float:
+def oks(
+    first: NDArray[np.float64], second: NDArray[np.float64], area: float, weights: NDArray[np.float64]
+) -> float:
     """Object keypoint similarity of COCO-17 keypoints, 0..1 (COCO's definition, joints weighted).
 
     Args:
@@ -233,7 +239,8 @@ def _size(skeleton: Skeleton) -> float:
 
 def _resize(rgb: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     shrinks = width < rgb.shape[1]
-    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)  # type: ignore[return-value]
+    resized = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, dtype=np.uint8)
 
 
 def _cut(rgb: NDArray[np.uint8], left: int, top: int, side: int) -> NDArray[np.uint8]:

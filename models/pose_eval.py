@@ -139,7 +139,9 @@ def average_precision(
                     "iscrowd": 0,
                     "keypoints": joints.ravel().tolist(),
                     # pycocotools leaves out people without keypoints, and overwrites any "ignore" of ours.
-                    "num_keypoints": 0 if only_clear and not photo.clear[person] else int((joints[:, 2] > 0).sum()),
+                    "num_keypoints": 0
+                    if only_clear and not photo.clear[person]
+                    else int((joints[:, 2] > 0).sum()),
                     "bbox": photo.boxes[person].tolist(),
                     "area": float(photo.areas[person]),
                 }
@@ -171,8 +173,15 @@ def average_precision(
         evaluation.params.areaRngLbl = ["all"]
         evaluation.evaluate()
         evaluation.accumulate()
-    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]  # (T, R, K, A, M), (T, K, A, M)
-    return float(precision[:, :, 0, 0, 0].mean()), float(precision[0, :, 0, 0, 0].mean()), float(recall[0, 0, 0, 0])
+    precision, recall = (
+        evaluation.eval["precision"],
+        evaluation.eval["recall"],
+    )  # (T, R, K, A, M), (T, K, A, M)
+    return (
+        float(precision[:, :, 0, 0, 0].mean()),
+        float(precision[0, :, 0, 0, 0].mean()),
+        float(recall[0, 0, 0, 0]),
+    )
 
 
 def person_score(skeleton: Skeleton) -> float:
