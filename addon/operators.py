@@ -126,11 +126,18 @@ class WALKON_OT_suggest(Job):
             )
         width, height = work.picture_size
         context = [person.to_openpose() for person in work.context]
-        place = Place(context, width, height, count=work.count, seed=work.seed)
+        actor = actor_picture(work.actor) if work.actor else None
+        count, seed = work.count, work.seed
 
         def run(session: Session) -> list[tuple[float, Skeleton]]:
             session.connect(may_start)
-            answer, _ = session.ask(place, Placed, span=(0.0, 0.6))
+            seen = None
+            if actor is not None:
+                # Poses that the photo can show come first; the largest person is the actor.
+                detected, _ = session.ask(Detect(), Detected, [actor], span=(0.0, 0.3))
+                seen = detected.people[0] if detected.people else None
+            place = Place(context, width, height, count=count, seed=seed, actor=seen)
+            answer, _ = session.ask(place, Placed, span=(0.3, 0.6))
             found = []
             for index, candidate in enumerate(answer.candidates):
                 done = 0.6 + 0.4 * index / len(answer.candidates)

@@ -110,7 +110,11 @@ class Demo:
         shot = HERE / "shot.blend"
         self.operator(bpy.ops.wm.open_mainfile, filepath=str(shot))
         scene = bpy.context.scene
+        scene.render.resolution_percentage = (
+            75  # the shot is path-traced twice, and the demo is to take a minute
+        )
         work = scene.walkon
+        work.actor = str(HERE / "actor.png")
         with self.step("shot rendered"):
             self.operator(bpy.ops.render.render)
             bpy.data.images["Render Result"].save_render(str(self.out / "before.png"), scene=scene)
@@ -118,7 +122,6 @@ class Demo:
             self.operator(walkon.find_people)
         with self.step("places suggested"):
             self.operator(walkon.suggest)
-        work.actor = str(HERE / "actor.png")
         with self.step("person painted, layer added"):
             self.operator(walkon.generate)
         with self.step("composite rendered"):
