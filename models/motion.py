@@ -527,6 +527,7 @@ class Motion(nn.Module):
 
     def __init__(self, channels: tuple[int, ...] = (40, 64, 96, 128), alpha_channels: int = 24) -> None:
         super().__init__()
+        self.config: dict[str, object] = {"channels": list(channels), "alpha_channels": alpha_channels}
         steps = range(len(channels) - 1)
         self.stem = _block(NUM_PARTS * self.PER_PART + 5, channels[0])
         self.down = nn.ModuleList(
@@ -755,12 +756,41 @@ class MotionTransfer:
         return Person(np.ascontiguousarray(cut), target_frame.x + left, target_frame.y + top)
 
 
-def _enlarge(planes: Tensor, size: int) -> Tensor:
-    return F.interpolate(planes, size=(size, size), mode="bicubic", align_corners=False)
+def _between(planes: Tensor, points: Tensor) -> Tensor:
+    """Bicubic values `(C, M)` of `(1, C, n, n)` at frame points `(1, M, 2)`."""
+    grid = points[:, :, None] * 2 - 1
+    return F.grid_sample(planes, grid, mode="bicubic", padding_mode="border", align_corners=False)[0, :, :, 0]
+
+
+def _read_photo(photo: NDArray[np.float32], points: Tensor) -> Tensor:
+    """Bicubic colours and matte `(M, 4)` of the photo `(n, n, 4)` at frame points `(M, 2)`, 0..1."""
+    # OpenCV's limit on a side is 32,767, so the list of points is folded into a rectangle.
+    width = 4096
+    read = np.zeros((-(-len(points) // width) * width, 2), np.float32)
+    read[: len(points)] = points.numpy() * photo.shape[0] - 0.5
+    x, y = (np.ascontiguousarray(read[:, axis].reshape(-1, width)) for axis in (0, 1))
+    taken = cv2.remap(photo, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return torch.from_numpy(np.asarray(taken, np.float32).reshape(-1, 4)[: len(points)]).clamp(0, 1)
+
+
+def _occupied(maps: PartMaps, prediction: Prediction | None, size: int) -> NDArray[np.int64]:
+    """Flat indices of the layer's pixels that may be covered, in order; most of a person's frame is empty."""
+    coarse = 64
+    _, distance = maps.at(pixel_grid(coarse))
+    if prediction is None:
+        maybe = distance.amin(1) < 2.9
+    else:
+        likely = F.max_pool2d(prediction.alpha, Motion.PHOTO // coarse) > -4.0
+        maybe = (distance[:, 1] < 2.9) | likely.reshape(1, -1)
+    if float(maps.change()) < 0.99:
+        # Close to the photo's own pose the photo's matte counts wherever it is.
+        maybe = torch.ones_like(maybe)
+    maybe = F.max_pool2d(maybe.reshape(1, 1, coarse, coarse).float(), 3, 1, 1)
+    return np.flatnonzero(F.interpolate(maybe, size=(size, size), mode="nearest").numpy())
 
 
 _OWNERSHIP_SIZE = 128
-_BAND = 1 << 17
+_CHUNK = 1 << 17
 """Layer pixels computed at a time: bounds the memory of the ten maps."""
 
 
@@ -775,50 +805,64 @@ def _render(
         prediction (`Prediction`): of the same; `None`: the part maps alone.
         size (`int`): side of the target's frame in pixels.
     """
-    change = maps.change()[:, None, None]
-    matte = torch.from_numpy(photo[..., 3])[None, None]
-    own = maps.ownership(_OWNERSHIP_SIZE)[0, :, None]
-    planes = None
+    change = maps.change()
+    # Each part's share of the source pixels, cut to the person: enough to say what may be moved.
+    matte = torch.from_numpy(_resized(photo[..., 3], 2 * _OWNERSHIP_SIZE))
+    own = F.interpolate(maps.ownership(_OWNERSHIP_SIZE), scale_factor=2, mode="bilinear", align_corners=False)
+    own = (own * matte)[0, :, None]
     if prediction is not None:
-        small = (prediction.part_logits, prediction.correction, prediction.visible, prediction.colour)
-        planes = _enlarge(torch.cat(small, 1), size)[0].split([NUM_PARTS, 2, 1, 3])
-        alpha_logits = _enlarge(prediction.alpha, size)[0, 0]
-    out = np.zeros((size, size, 4), np.float32)
-    step = max(1, _BAND // size)
-    for top in range(0, size, step):
-        rows = slice(top, min(top + step, size))
-        shape = (rows.stop - rows.start, size)
-        points, distance = maps.at(pixel_grid(size, rows))
-        points = points[0]
-        covered = _sample(own, points)[:, 0] * _sample(matte.expand(NUM_PARTS, -1, -1, -1), points)[:, 0]
-        logits, part_alpha = _limb_prior(distance, covered[None], maps.in_target)
-        logits = logits[0].reshape(NUM_PARTS, *shape)
-        if planes is not None:
-            logits = logits + planes[0][:, rows]
-        flow = (logits.softmax(0)[..., None] * points.reshape(NUM_PARTS, *shape, 2)).sum(0)
-        if planes is not None:
-            flow = flow + planes[1][:, rows].permute(1, 2, 0)
-        read = flow.numpy() * photo.shape[0] - 0.5
-        taken = cv2.remap(
-            photo,
-            np.ascontiguousarray(read[..., 0], np.float32),
-            np.ascontiguousarray(read[..., 1], np.float32),
-            cv2.INTER_CUBIC,
-            borderMode=cv2.BORDER_REPLICATE,
+        planes = torch.cat(
+            [prediction.part_logits, prediction.correction, prediction.visible, prediction.colour], 1
         )
-        carried = torch.from_numpy(np.asarray(taken, np.float32)).clamp(0, 1)
-        colour = carried[..., :3]
-        if planes is not None:
-            seen = torch.sigmoid(planes[2][0, rows]) * _smoothstep(carried[..., 3], 0.05, 0.5)
-            seen = (1 - change[0] * (1 - seen))[..., None]
-            colour = colour * seen + planes[3][:, rows].permute(1, 2, 0).clamp(0, 1) * (1 - seen)
-            alpha = _smoothstep(torch.sigmoid(alpha_logits[rows]), 0.15, 0.85)
+    # Hair and hats differ more than training people's do, but a head keeps its outline while it shows its face.
+    face_in_both = float(maps.source.known[0, NOSE] & maps.target.known[0, NOSE])
+    out = np.zeros((size * size, 4), np.float32)
+    pixels = _occupied(maps, prediction, size)
+    for start in range(0, len(pixels), _CHUNK):
+        chunk = pixels[start : start + _CHUNK]
+        at = (
+            torch.from_numpy(np.stack([chunk % size, chunk // size], -1).astype(np.float32) + 0.5)[None]
+            / size
+        )
+        points, distance = maps.at(at)
+        points = points[0]
+        logits, part_alpha = _limb_prior(distance, _sample(own, points)[:, 0][None], maps.in_target)
+        logits, part_alpha = logits[0], part_alpha[0]
+        if prediction is not None:
+            more, correction, visible, painted = _between(planes, at).split([NUM_PARTS, 2, 1, 3])
+            logits = logits + more
+        share = logits.softmax(0)
+        flow = (share[..., None] * points).sum(0)
+        if prediction is not None:
+            flow = flow + correction.T
+        carried = _read_photo(photo, flow)
+        colour = carried[:, :3]
+        if prediction is None:
+            alpha = part_alpha.amax(0)
         else:
-            alpha = part_alpha[0].amax(0).reshape(shape)
-        alpha = carried[..., 3] * (1 - change[0]) + alpha * change[0]
-        out[rows] = torch.cat([colour * alpha[..., None], alpha[..., None]], -1).numpy()
-    out[out[..., 3] < 1 / 510] = 0
-    return out
+            head = face_in_both * share[1] * part_alpha[1]
+            seen = (torch.sigmoid(visible[0]) * _smoothstep(carried[:, 3], 0.05, 0.5)).maximum(head)
+            seen = (1 - change * (1 - seen))[:, None]
+            colour = colour * seen + painted.T.clamp(0, 1) * (1 - seen)
+            # An outline that the network is unsure of is a wide ramp: a sharp edge in its middle looks better.
+            alpha = _smoothstep(torch.sigmoid(_between(prediction.alpha, at)[0]), *_EDGE).maximum(head)
+        alpha = (carried[:, 3] * (1 - change) + alpha * change)[:, None]
+        out[chunk] = torch.cat([colour * alpha, alpha], 1).numpy()
+    return _without_specks(out.reshape(size, size, 4))
+
+
+_EDGE = (0.3, 0.7)
+
+
+def _without_specks(layer: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Clears what is fainter than 8-bit alpha can show, and what hangs free and is under a fiftieth of the person."""
+    faint = layer[..., 3] > 1 / 255
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(faint.astype(np.uint8), connectivity=8)
+    area = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
+    area[0] = 0
+    keep = area > area.max() / 50 if count > 1 else area > 0
+    layer[~keep[labels]] = 0
+    return layer
 
 
 # ---------------------------------------------------------------------------------------------------------- training
@@ -1065,7 +1109,7 @@ def train(
 
     Args:
         pairs (`Path`): folder with `train/*.npz` and `val/*.npz`; files may still be added.
-        out (`Path`): gets `checkpoint.pt` every three minutes and `curve.jsonl`.
+        out (`Path`): gets `curve.jsonl`, and every three minutes `checkpoint.pt` and the weights to install, `motion/`.
         minutes (`float`): in all, resumed runs included; the rate falls to nothing along a cosine.
         rate (`float`): AdamW's learning rate at the start.
     """
@@ -1122,6 +1166,7 @@ def train(
                 }  # fmt: skip
                 torch.save(state, checkpoint.with_suffix(".tmp"))
                 checkpoint.with_suffix(".tmp").replace(checkpoint)
+                weights.save(average, average.config, out / "motion")
                 files = sorted((pairs / "val").glob("*.npz"))
                 if files:
                     held_out = {key: value[:32] for key, value in _read_pairs(files[0]).items()}

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transfer: the part maps are exact geometry, missing joints are normal input, the weights give a solid person."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models import weights
+from models.motion import (
+    Frame,
+    Motion,
+    MotionTransfer,
+    PartMaps,
+    Person,
+    complete,
+    missing_parts,
+    person_frame,
+    pixel_grid,
+    spread_colours,
+    torso_length,
+)
+from shared.errors import BadInput, MissingWeights, NoActor
+from shared.skeleton import (
+    FACE,
+    JOINTS,
+    L_ANKLE,
+    L_ELBOW,
+    L_HIP,
+    L_KNEE,
+    L_WRIST,
+    MIRROR,
+    R_ANKLE,
+    R_HIP,
+    R_KNEE,
+    Skeleton,
+)
+
+STANDING = np.array(
+    [
+        (100, 40), (100, 70), (78, 71), (68, 110), (62, 146), (122, 69), (134, 108), (142, 144), (86, 140), (84, 196),
+        (82, 250), (114, 140), (118, 196), (120, 250), (95, 34), (105, 34), (88, 37), (112, 37),
+    ],
+    dtype=np.float64,
+)  # fmt: skip
+WALKING = np.array(
+    [
+        (110, 42), (104, 72), (84, 74), (62, 102), (70, 136), (126, 72), (150, 96), (176, 82), (90, 140), (110, 190),
+        (84, 240), (114, 140), (96, 194), (130, 246), (107, 35), (115, 36), (96, 38), (116, 40),
+    ],
+    dtype=np.float64,
+)  # fmt: skip
+LIMB_JOINTS = [i for i in range(18) if i not in FACE]
+
+
+def skeleton(xy: np.ndarray, missing: tuple[int, ...] = ()) -> Skeleton:
+    return Skeleton(xy, [i not in missing for i in range(18)])
+
+
+def maps_between(source: np.ndarray, target: np.ndarray, known: np.ndarray | None = None) -> PartMaps:
+    every = torch.ones(1, 18, dtype=torch.bool) if known is None else torch.tensor(known)[None]
+    a, b = (torch.tensor(xy / 256, dtype=torch.float64)[None] for xy in (source, target))
+    return PartMaps(a, every, b, every)
+
+
+def picture() -> tuple[np.ndarray, np.ndarray]:
+    """A person of blobs and bars in the pose STANDING, with a textured coat, on a loud background."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    rgb = np.full((280, 200, 3), (20, 200, 60), np.uint8)
+    matte = np.zeros((280, 200), np.uint8)
+    joint = [tuple(int(v) for v in p) for p in STANDING]
+    for a, b, width, colour in (
+        (8, 9, 24, (40, 50, 120)), (9, 10, 20, (40, 50, 130)), (11, 12, 24, (40, 50, 120)), (12, 13, 20, (40, 50, 130)),
+        (2, 3, 18, (160, 40, 40)), (3, 4, 15, (200, 150, 120)), (5, 6, 18, (160, 40, 40)), (6, 7, 15, (200, 150, 120)),
+    ):  # fmt: skip
+        cv2.line(rgb, joint[a], joint[b], colour, width)
+        cv2.line(matte, joint[a], joint[b], 255, width)
+    trunk = np.array([joint[2], joint[5], (118, 150), (82, 150)])
+    cv2.fillPoly(rgb, [trunk], (180, 50, 50))
+    cv2.fillPoly(matte, [trunk], 255)
+    for centre, axes in (
+        ((100, 36), (17, 24)),
+        ((140, 152), (9, 9)),
+        ((62, 154), (9, 9)),
+        ((84, 258), (12, 8)),
+        ((122, 258), (12, 8)),
+    ):
+        cv2.ellipse(rgb, centre, axes, 0, 0, 360, (210, 160, 130), -1)
+        cv2.ellipse(matte, centre, axes, 0, 0, 360, 255, -1)
+    rgb = np.where(matte[..., None] > 0, np.clip(rgb + rng.normal(0, 12, rgb.shape), 0, 255), rgb).astype(
+        np.uint8
+    )
+    return rgb, (cv2.GaussianBlur(matte, (3, 3), 0) / 255).astype(np.float32)
+
+
+def over_grey(person: Person, shape: tuple[int, int]) -> np.ndarray:
+    out = np.full((*shape, 3), 0.5, np.float32)
+    height, width = person.rgba.shape[:2]
+    y0, x0 = max(person.y, 0), max(person.x, 0)
+    y1, x1 = min(person.y + height, shape[0]), min(person.x + width, shape[1])
+    part = person.rgba[y0 - person.y : y1 - person.y, x0 - person.x : x1 - person.x]
+    out[y0:y1, x0:x1] = part[..., :3] + 0.5 * (1 - part[..., 3:])
+    return out
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    angle=st.floats(-3.1, 3.1), scale=st.floats(0.3, 3.0), mirror=st.booleans(),
+    shift=st.tuples(st.floats(-90, 90), st.floats(-90, 90)),
+)  # fmt: skip
+def test_maps_undo_a_rotation_scale_and_reflection_exactly(
+    angle: float, scale: float, mirror: bool, shift: tuple[float, float]
+) -> None:
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * scale
+    if mirror:
+        turn = turn @ np.diag([-1.0, 1.0])
+    target = STANDING @ turn.T + shift
+    # A mirrored picture of the person: the same joints keep their names, all parts are reflected.
+    maps = maps_between(STANDING, target)
+    points = np.random.default_rng(0).uniform(-50, 300, (64, 2))
+    found, _ = maps.at(torch.tensor((points @ turn.T + shift) / 256)[None])
+    np.testing.assert_allclose(found[0].numpy() * 256, np.broadcast_to(points, (10, 64, 2)), atol=1e-3)
+
+
+def test_own_pose_gives_the_identity_map_and_no_change() -> None:
+    maps = maps_between(WALKING, WALKING)
+    grid = pixel_grid(16).double()
+    found, distance = maps.at(grid)
+    torch.testing.assert_close(found, grid[:, None].expand_as(found), atol=1e-6, rtol=0)
+    assert maps.change().item() == pytest.approx(0, abs=1e-9)
+    assert distance.isfinite().all()
+
+
+def test_joints_map_onto_joints() -> None:
+    maps = maps_between(STANDING, WALKING)
+    found, _ = maps.at(torch.tensor(WALKING / 256)[None])
+    for part, (a, b) in enumerate(
+        ((5, 6), (6, 7), (2, 3), (3, 4), (11, 12), (12, 13), (8, 9), (9, 10)), start=2
+    ):
+        np.testing.assert_allclose(found[0, part, [a, b]].numpy() * 256, STANDING[[a, b]], atol=1e-6)
+
+
+def test_left_and_right_are_treated_alike() -> None:
+    order, flip = list(MIRROR), np.array([-1.0, 1.0])
+    a, b = STANDING[order] * flip + (256, 0), WALKING[order] * flip + (256, 0)
+    points = np.random.default_rng(1).uniform(20, 230, (50, 2))
+    plain, distance = maps_between(STANDING, WALKING).at(torch.tensor(points / 256)[None])
+    mirrored, other = maps_between(a, b).at(torch.tensor((points * flip + (256, 0)) / 256)[None])
+    sides = [0, 1, 4, 5, 2, 3, 8, 9, 6, 7]
+    mirrored = mirrored[:, sides] * torch.tensor(flip) + torch.tensor([1.0, 0.0])
+    torch.testing.assert_close(mirrored, plain, atol=1e-6, rtol=0)
+    torch.testing.assert_close(other[:, sides], distance, atol=1e-6, rtol=0)
+
+
+def test_a_limb_missing_in_the_photo_is_taken_from_the_other_side() -> None:
+    known = np.ones(18, bool)
+    known[[L_ELBOW, L_WRIST]] = False
+    every = torch.ones(1, 18, dtype=torch.bool)
+    source, target = (torch.tensor(xy / 256)[None] for xy in (STANDING, WALKING))
+    maps = PartMaps(source, torch.tensor(known)[None], target, every)
+    assert maps.in_source.all()
+    found, _ = maps.at(target)
+    np.testing.assert_allclose(found[0, 3, [L_ELBOW, L_WRIST]].numpy() * 256, STANDING[[3, 4]], atol=1e-6)
+    assert maps.ownership(32)[0, 3].max() > 0.9
+
+
+@settings(max_examples=60, deadline=None)
+@given(source=st.integers(0, 2**18 - 1), target=st.integers(0, 2**18 - 1))
+def test_joints_missing_anywhere_never_give_nan(source: int, target: int) -> None:
+    a, b = (torch.tensor([bool(bits >> i & 1) for i in range(18)])[None] for bits in (source, target))
+    maps = PartMaps(
+        torch.tensor(STANDING / 256)[None] * a[..., None],
+        a,
+        torch.tensor(WALKING / 256)[None] * b[..., None],
+        b,
+    )
+    points, distance = maps.at(pixel_grid(8).double())
+    for values in (points, distance, maps.ownership(8), maps.change(), maps.ratio):
+        assert values.isfinite().all()
+
+
+def test_everything_at_one_point_is_still_finite() -> None:
+    maps = maps_between(np.full((18, 2), 100.0), np.full((18, 2), 90.0))
+    points, distance = maps.at(pixel_grid(8).double())
+    assert points.isfinite().all()
+    assert distance.isfinite().all()
+
+
+def test_the_trunk_is_completed_from_what_is_known() -> None:
+    xy = torch.tensor(STANDING)[None]
+    known = torch.ones(1, 18, dtype=torch.bool)
+    known[0, [R_HIP, L_HIP, R_KNEE, L_KNEE, R_ANKLE, L_ANKLE]] = False
+    body = complete(xy, known)
+    np.testing.assert_allclose(body.xy[0, [R_HIP, L_HIP]].mean(0), STANDING[[R_HIP, L_HIP]].mean(0), atol=12)
+    assert torso_length(xy, known).item() == pytest.approx(70, rel=0.2)
+
+
+def test_missing_parts_are_named() -> None:
+    legs = (R_KNEE, R_ANKLE, L_KNEE, L_ANKLE)
+    assert missing_parts(skeleton(STANDING, legs), skeleton(WALKING)) == ["legs"]
+    assert missing_parts(skeleton(STANDING, legs), skeleton(WALKING, legs)) == []
+    assert missing_parts(skeleton(STANDING), skeleton(WALKING)) == []
+    assert missing_parts(skeleton(STANDING, (*FACE, 3, 4, 6, 7)), skeleton(WALKING)) == ["arms", "face"]
+
+
+def test_the_frame_has_room_for_hair_hands_and_feet() -> None:
+    frame = person_frame(skeleton(STANDING))
+    assert isinstance(frame, Frame)
+    _x0, y0, _x1, y1 = skeleton(STANDING).box
+    assert frame.y < y0 - 30
+    assert frame.y + frame.size > y1 + 25
+    with pytest.raises(BadInput, match=r"would be \d+ px large, not 8 to 6000"):
+        person_frame(skeleton(STANDING * 100))
+    with pytest.raises(BadInput, match="no joint is visible"):
+        person_frame(Skeleton(np.zeros((18, 2)), np.zeros(18, bool)))
+
+
+def test_colours_at_the_edge_lose_the_background() -> None:
+    rgb, matte = picture()
+    spread = spread_colours(rgb.astype(np.float32) / 255, matte)
+    rim = (matte > 0.05) & (matte < 0.9)
+    green = spread[..., 1] - spread[..., [0, 2]].max(-1)
+    assert green[rim].max() < 0.1
+    inside = matte == 1
+    np.testing.assert_allclose(spread[inside], rgb[inside] / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["limbs", "motion"])
+def test_a_person_in_a_new_pose(name: str) -> None:
+    rgb, matte = picture()
+    transfer = MotionTransfer(name)
+    target = skeleton(WALKING).transformed(1.5, (-40, 20))
+    person = transfer.transfer(rgb, matte, skeleton(STANDING), target)
+    assert person.rgba.dtype == np.float32
+    assert np.isfinite(person.rgba).all()
+    assert (person.rgba[..., :3] <= person.rgba[..., 3:] + 1e-5).all()
+    assert person.rgba.min() >= 0
+    for i in LIMB_JOINTS:
+        x, y = (target.xy[i] - (person.x, person.y)).astype(int)
+        assert person.rgba[y - 1 : y + 2, x - 1 : x + 2, 3].mean() > 0.5, f"hole at the {JOINTS[i]}"
+    solid = person.rgba[..., 3] > 0.9
+    area = solid.sum() / (1.5**2 * (matte > 0.5).sum())
+    assert 0.6 < area < 1.5
+    colour = person.rgba[solid]
+    assert (colour[:, 1] - colour[:, [0, 2]].max(-1) > 0.2).mean() < 0.01, "the photo's background came along"
+    again = transfer.transfer(rgb, matte, skeleton(STANDING), target)
+    assert np.array_equal(again.rgba, person.rgba)
+
+
+@pytest.mark.parametrize("name", ["limbs", "motion"])
+def test_the_photos_own_pose_comes_back(name: str) -> None:
+    rgb, matte = picture()
+    person = MotionTransfer(name).transfer(rgb, matte, skeleton(STANDING), skeleton(STANDING))
+    wanted = rgb / 255 * matte[..., None] + 0.5 * (1 - matte[..., None])
+    error = (over_grey(person, matte.shape) - wanted)[matte > 0.99]
+    assert -10 * np.log10((error**2).mean()) > 34
+
+
+def test_missing_joints_still_give_a_person() -> None:
+    rgb, matte = picture()
+    transfer = MotionTransfer("limbs")
+    whole = transfer.transfer(rgb, matte, skeleton(STANDING), skeleton(WALKING))
+    no_leg = transfer.transfer(rgb, matte, skeleton(STANDING), skeleton(WALKING, (L_KNEE, L_ANKLE)))
+    assert no_leg.rgba[..., 3].sum() < whole.rgba[..., 3].sum() - 800
+    half = transfer.transfer(
+        rgb[:150], matte[:150], skeleton(STANDING, (R_KNEE, R_ANKLE, L_KNEE, L_ANKLE)), skeleton(WALKING)
+    )
+    assert half.rgba[..., 3].max() == 1
+
+
+def test_an_empty_matte_is_an_error() -> None:
+    rgb, matte = picture()
+    with pytest.raises(NoActor, match="matte shows no person"):
+        MotionTransfer("limbs").transfer(rgb, matte * 0, skeleton(STANDING), skeleton(WALKING))
+
+
+def test_unknown_weights_are_an_error() -> None:
+    with pytest.raises(MissingWeights, match="transfer/nobody: no such weights"):
+        MotionTransfer("nobody")
+
+
+def test_a_result_does_not_depend_on_the_batch() -> None:
+    torch.manual_seed(0)
+    network = weights.load(Motion, "transfer", "motion")
+    source = torch.rand(2, 4, 256, 256)
+    known = torch.ones(2, 18, dtype=torch.bool)
+    a, b = (torch.tensor(xy / 280, dtype=torch.float32).expand(2, -1, -1) for xy in (STANDING, WALKING))
+    with torch.inference_mode():
+        both = network(source, a, known, b, known)
+        alone = network(source[1:], a[1:], known[1:], b[1:], known[1:])
+    torch.testing.assert_close(both.alpha[1:], alone.alpha, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(both.flow[1:], alone.flow, atol=1e-5, rtol=1e-4)
