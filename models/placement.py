@@ -9,7 +9,8 @@ geometry that holds in any picture (ground, size, who covers whom), with its num
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from models import anatomy, weights
 from models.coco import CUT, FULL, Batch, aspect, from_frame, to_frame
 from models.flow import CODE, Flow
-from models.judgement import SOLE, Figures, figures, judge, read_scene
+from models.judgement import SOLE, Figures, Scene, figures, judge, read_scene
 from models.wgan import Generator
 from shared.errors import BadInput, MissingWeights, NoCandidate, NoContext
 from shared.skeleton import Skeleton
@@ -34,9 +35,16 @@ MAX_CONTEXT = 12
 """The most people that training has seen around one."""
 
 POOL = 64
-ROUNDS = 3
+"""People drawn in a round."""
+
+ROUNDS = ((0.0,), (-0.6, 0.6), (-1.2, 1.2))
+"""Where a round tries its people: so many statures to the right of where the network wants them."""
+
 ENOUGH = 4
-"""Draws of a round; rounds at most; candidates that end the search."""
+"""Candidates that end the search."""
+
+SMALLEST = 4.0
+"""Pixels of stature; less is no person."""
 
 FLOW_STEPS = 8
 """Of Heun's method: more change no measured number (models/placement_eval.py)."""
@@ -170,27 +178,9 @@ class Placement:
         _check(size, count, seed, at)
         people, tells = self._read(context, size)
         scene = read_scene(people, tells, size, self._body)
-        telling = people[tells]
-        if at is None:
-            order = np.argsort(-scene.people.stature[tells], kind="stable")
-        else:
-            order = np.argsort(np.linalg.norm(scene.people.ground[tells] - at, axis=1), kind="stable")
-        seen = telling[np.sort(order[:MAX_CONTEXT])]
-        inside = ((seen[..., :2] >= 0) & (seen[..., :2] <= np.array(size))).all(-1) & (seen[..., 2] > 0)
-        seen = (
-            np.concatenate([from_frame(seen[..., :2], size), np.ones((*inside.shape, 1))], -1)
-            * inside[..., None]
-        )
-
+        batch = self._batch(people[tells], scene.people.chosen(tells), size, at)
         # Feet that were asked for are in the frame.
         cuts = round(POOL * min(max(scene.cut, 0.1), 0.75)) if at is None else 0
-        batch = Batch(
-            seen[None].astype(np.float32),
-            np.ones((1, len(seen)), bool),
-            np.zeros((1, 18, 3), np.float32),
-            aspect(size)[None].astype(np.float32),
-            np.zeros(1, np.int64),
-        )
         kinds = [CUT] * cuts + [FULL] * (POOL - cuts)
         feet = np.full((POOL, 2), np.nan)
         if at is not None:
@@ -199,14 +189,19 @@ class Placement:
             feet[::2] = from_frame((at[0], at[1] - SOLE * stature), size)
 
         kept: list[tuple[float, Figures]] = []
-        turned_down: dict[str, int] = {}
-        for round_ in range(ROUNDS):
-            drawn = self._sampler.draw(batch, (seed * ROUNDS + round_) % 2**63, kinds, feet)[0]
-            pool, near = self._adjust(drawn, size, scene.ground.at, at)
-            if len(pool.stature):
+        chosen: list[tuple[float, Figures]] = []
+        turned_down: Counter[str] = Counter()
+        tried = 0
+        for round_, aside in enumerate(ROUNDS):
+            drawn = self._sampler.draw(batch, (seed * len(ROUNDS) + round_) % 2**63, kinds, feet)[0]
+            whole = self._figures(drawn, size)
+            for step in aside:
+                pool, near = _moved(whole, scene, at, step)
+                if not len(near):
+                    continue
                 score, refused = judge(pool, scene, self._body, ground_known=at is not None)
-                for reason, which in refused.items():
-                    turned_down[reason] = turned_down.get(reason, 0) + int(which.sum())
+                tried += len(score)
+                turned_down.update({reason: int(which.sum()) for reason, which in refused.items()})
                 passed = ~np.any(list(refused.values()), axis=0)
                 kept += [
                     (float(score[i] * near[i]), pool.chosen(np.array([i]))) for i in np.flatnonzero(passed)
@@ -215,11 +210,9 @@ class Placement:
             if len(chosen) >= ENOUGH:
                 break
         if not chosen:
-            reasons = ", ".join(
-                f"{n} {reason}" for reason, n in sorted(turned_down.items(), key=lambda item: -item[1]) if n
-            )
+            reasons = ", ".join(f"{n} {reason}" for reason, n in turned_down.most_common() if n)
             raise NoCandidate(
-                f"scene: none of {ROUNDS * POOL} drawn people can stand here (of them {reasons})",
+                f"scene: none of {tried} drawn people can stand here (of them {reasons or 'none is whole'})",
                 "Try another seed, name a free place for the feet with --at, or give the pose with --pose",
                 "scene",
             )
@@ -228,7 +221,7 @@ class Placement:
     def _read(self, context: Sequence[Skeleton], size: tuple[int, int]) -> tuple[Floats, NDArray[np.bool_]]:
         """People `(K, 18, 3)` in pixels whose stature is known, and which of them tell where people belong."""
         people = np.array([np.c_[s.xy, s.visible] for s in context], dtype=np.float64).reshape(-1, 18, 3)
-        inside = ((people[..., :2] >= 0) & (people[..., :2] <= np.array(size))).all(-1) & (people[..., 2] > 0)
+        inside = _inside(people, size)
         stature = self._body.stature(people)
         usable = inside.any(1) & (stature > 0)
         tells = usable & (inside.sum(1) >= MIN_JOINTS)
@@ -245,29 +238,57 @@ class Placement:
             )
         return people[usable], tells[usable]
 
-    def _adjust(
-        self,
-        drawn: Floats,
-        size: tuple[int, int],
-        ground: Callable[[Floats], tuple[Floats, Floats]],
-        at: tuple[float, float] | None,
-    ) -> tuple[Figures, Floats]:
-        """The drawn people in pixels, completed, brought to the size of their place; and a factor for nearness."""
+    def _batch(
+        self, telling: Floats, read: Figures, size: tuple[int, int], at: tuple[float, float] | None
+    ) -> Batch:
+        """The scene as the network has seen scenes: at most 12 people, joints inside the frame only."""
+        if at is None:
+            order = np.argsort(-read.stature, kind="stable")
+        else:
+            order = np.argsort(np.linalg.norm(read.ground - at, axis=1), kind="stable")
+        seen = telling[np.sort(order[:MAX_CONTEXT])]
+        joints = np.concatenate([from_frame(seen[..., :2], size), np.ones((*seen.shape[:2], 1))], -1)
+        context = (joints * _inside(seen, size)[..., None]).astype(np.float32)[None]
+        return Batch(
+            context,
+            np.ones(context.shape[:2], bool),
+            np.zeros((1, *context.shape[2:]), np.float32),
+            aspect(size).astype(np.float32)[None],
+            np.zeros(1, np.int64),
+        )
+
+    def _figures(self, drawn: Floats, size: tuple[int, int]) -> Figures:
+        """The drawn people in pixels and completed, without fragments."""
         people = drawn.copy()
         people[..., :2] = to_frame(drawn[..., :2], size) * (drawn[..., 2:] > 0)
-        stature = self._body.stature(people)
-        # A person of under 12 joints is a fragment, and one of a few pixels none at all.
-        figure = figures(people[(drawn[..., 2].sum(1) >= MIN_JOINTS) & (stature > 4)], self._body)
-        move = np.zeros_like(figure.ground)
-        near = np.ones(len(figure.stature))
-        if at is not None:
-            move = np.array(at) - figure.ground
-            near = np.exp(-((np.linalg.norm(move, axis=1) / (2 * figure.stature)) ** 2) / 2)
-        expected, spread = ground(figure.ground[:, 1] + move[:, 1])
-        off = np.log(figure.stature / expected)
-        limit = np.inf if at is not None else math.log(SIZE_CORRECTION)
-        correction = np.clip(np.clip(off, -spread, spread) - off, -limit, limit)
-        return figure.scaled(np.exp(correction), move), near
+        large = self._body.stature(people) >= SMALLEST
+        return figures(people[large & (drawn[..., 2].sum(1) >= MIN_JOINTS)], self._body)
+
+
+def _inside(people: Floats, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which joints `(N, 18)` are known and lie inside the frame."""
+    low = np.all(people[..., :2] >= 0, axis=-1)
+    high = np.all(people[..., :2] <= np.array(size), axis=-1)
+    return np.logical_and(low & high, people[..., 2] > 0)
+
+
+def _moved(
+    whole: Figures, scene: Scene, at: tuple[float, float] | None, aside: float
+) -> tuple[Figures, Floats]:
+    """People `aside` statures to the right, or `at` a place, in the size of their place.
+
+    Also a factor `(N,)` that falls with the way they were moved from where the network wanted them.
+    """
+    if at is None:
+        move = np.stack([aside * whole.stature, 0 * whole.stature], 1)
+    else:
+        move = np.array(at) - whole.ground
+    near = np.exp(-((np.linalg.norm(move, axis=1) / (2 * whole.stature)) ** 2) / 2)
+    expected, spread = scene.ground.at(whole.ground[:, 1] + move[:, 1])
+    off = np.log(whole.stature / expected)
+    limit = np.inf if at is not None else math.log(SIZE_CORRECTION)
+    correction = np.clip(np.clip(off, -spread, spread) - off, -limit, limit)
+    return whole.scaled(np.exp(correction), move), near
 
 
 def _without_doubles(kept: list[tuple[float, Figures]]) -> list[tuple[float, Figures]]:
