@@ -24,7 +24,7 @@ MODULE = "bl_ext.user_default.walkon"
 def _zip() -> Path:
     named = os.environ.get("WALKON_ZIP")
     found = [Path(named)] if named else sorted((ROOT / "dist").glob("walkon-*.zip"))
-    assert found and found[-1].is_file(), "no zip of the add-on; make it with: python3 build.py addon"
+    assert any(map(Path.is_file, found)), "no zip of the add-on; make it with: python3 build.py addon"
     return found[-1]
 
 

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from conftest import MODULE, render
 
-pytestmark = pytest.mark.blender
-
 
 def part(name: str):
     return importlib.import_module(f"{MODULE}.{name}")
