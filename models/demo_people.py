@@ -242,11 +242,6 @@ def main(out: Path) -> None:
         look = people.look(role)
         save_mesh(out / f"cast_{role.name}.npz", look, posed(people.body, look, people.pose(role, look)))
     cv2.imwrite(str(out / "actor.png"), picture(people, ACTOR)[..., ::-1].round().astype(np.uint8))
-    for role, turn in zip(CAST, (20, -20, 30, -30), strict=True):
-        cv2.imwrite(
-            str(out / f"{role.name}.png"),
-            picture(people, role, 450, 600, turn)[..., ::-1].round().astype(np.uint8),
-        )
 
 
 if __name__ == "__main__":

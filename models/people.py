@@ -8,7 +8,9 @@ the place in the first that shows the same point of the person.
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -734,3 +736,24 @@ def generate(out: Path, pairs: int, seed: int, split: Split = "train", data: Pat
         np.savez(hidden, **arrays)
         hidden.rename(path)
         yield path
+
+
+def main() -> None:
+    """`python -m models.people --out DIR --pairs N --seed S`, in the environment that has the people packages."""
+    parser = argparse.ArgumentParser(description="Render training pairs of dressed people.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the .npz files")
+    parser.add_argument("--pairs", type=int, default=PAIRS_PER_FILE)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--split", choices=("train", "val"), default="train")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with makehuman/ and mocap/")
+    options = parser.parse_args()
+    try:
+        for path in generate(options.out, options.pairs, options.seed, options.split, options.data):
+            sys.stdout.write(f"{path}\n")
+            sys.stdout.flush()
+    except BadInput as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

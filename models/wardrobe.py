@@ -171,7 +171,19 @@ class Body:
     """
 
     def __init__(self, data: Path = DATA) -> None:
-        import anny
+        root = data / "makehuman"
+        if not root.is_dir():
+            raise BadInput(
+                f"{root}: is missing", "Put the people data there (docs/people.md says what it is)", str(root)
+            )
+        try:
+            import anny
+        except ImportError as error:
+            raise BadInput(
+                "people: the packages that render them are not installed here",
+                "Run `python3 build.py setup --people` and use the Python of .venv/people",
+                "people",
+            ) from error
         import torch
 
         torch.set_num_threads(1)
@@ -179,7 +191,7 @@ class Body:
         self._model = anny.Anny(rig="makehuman", topology="makehuman-full").to(dtype=torch.float32)
         self.names: list[str] = list(self._model.bone_labels)
         self.parents = [-1 if parent is None else int(parent) for parent in self._model.bone_parents]
-        self.mesh = read_obj(data / "makehuman" / "body" / "base.obj", "body")
+        self.mesh = read_obj(root / "body" / "base.obj", "body")
         count = len(self.mesh.vertices)
         index = self._model.vertex_bone_indices.numpy()
         self.weights = np.zeros((count, len(self.names)), dtype=np.float32)
@@ -336,10 +348,6 @@ class Wardrobe:
 
     def __init__(self, body: Body, split: Split, data: Path = DATA) -> None:
         root = data / "makehuman"
-        if not root.is_dir():
-            raise BadInput(
-                f"{root}: is missing", "Put the people data there (docs/people.md says what it is)", str(root)
-            )
 
         def load(kind: str, prefix: str) -> list[Garment]:
             return [

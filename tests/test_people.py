@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from models.people import (
     look_at,
     perspective,
 )
-from models.wardrobe import read_mhclo, read_obj
+from models.wardrobe import Body, read_mhclo, read_obj
 from shared.errors import BadInput
 from shared.skeleton import L_SHOULDER, NOSE, R_SHOULDER
 
@@ -162,3 +163,16 @@ def test_correspondence_finds_seen_surface_and_marks_the_rest() -> None:
 def test_no_pairs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="--pairs: is 0"):
         list(generate(tmp_path, 0, 1))
+
+
+def test_missing_people_data_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="makehuman: is missing") as error:
+        Body(tmp_path)
+    assert "docs/people.md" in error.value.fix
+
+
+@pytest.mark.skipif(find_spec("anny") is not None, reason="the people packages are installed here")
+def test_missing_people_packages_are_named(shared_data: Path) -> None:
+    with pytest.raises(BadInput, match="not installed here") as error:
+        Body(shared_data)
+    assert "setup --people" in error.value.fix
