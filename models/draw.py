@@ -40,7 +40,7 @@ def draw_people(
         width (`float`, *optional*): of a limb in pixels; by default it follows the picture's size.
     """
     drawn = np.ascontiguousarray(rgb).copy()
-    line = max(1.0, max(rgb.shape[:2]) / 250) if width is None else width
+    line = max(2.0, max(rgb.shape[:2]) / 220) if width is None else width
     outline = line + max(1.0, line / 2)
     for index in reversed(range(len(people))):
         person, colour = people[index], colours[index % len(colours)]

@@ -38,9 +38,11 @@ _EPSILON = 1e-2
 own patterns pull the edge inwards; measured on rendered people, as is the steepness."""
 _STEEPNESS = 2.0
 """The guided filter leaves edges softer than hair and cloth are."""
-_WORKING_PIXELS = 1_000_000
-"""The guided filter's coefficients are computed on at most so many pixels and applied at full size (He & Sun,
-"Fast Guided Filter", 2015): they are smooth, so nothing is lost."""
+_COARSE_RADIUS = 8
+"""The guided filter's coefficients are computed on a grid on which its radius is at least so many pixels, and applied
+at full size: they are smooth, so nothing is lost (He & Sun, "Fast Guided Filter", 2015)."""
+_TILE = 1024
+"""Side, in pixels, of the squares that the filter works through."""
 
 
 class MatteEstimator:
@@ -138,16 +140,21 @@ def refine(
     x0, y0, x1, y1 = box
     shifted = np.column_stack([to_mask[:, :2], to_mask[:, 2] + to_mask[:, :2] @ (x0, y0)])
     large = enlarge(mask, shifted, x1 - x0, y1 - y0)
-    guide = np.ascontiguousarray(rgb[y0:y1, x0:x1])
-    refined = _guided(guide, large, reach)
+    weight = enlarge(_edge_weight(mask, reach / pixel), shifted, x1 - x0, y1 - y0)
+    refined = _guided(rgb[y0:y1, x0:x1], large, reach, weight > 0)
     refined = np.clip((refined - 0.5) * _STEEPNESS + 0.5, 0.0, 1.0)
-    sure = (large > _SURE).astype(np.uint8)
-    inside = cv2.distanceTransform(sure, cv2.DIST_L2, 3)
-    outside = cv2.distanceTransform(1 - sure, cv2.DIST_L2, 3)
-    # 1 on the edge, 0 from `reach` on; the inner half of the band belongs to the filter alone.
-    weight = np.clip(2.0 - 2.0 * np.maximum(inside, outside) / reach, 0.0, 1.0)
-    matte[y0:y1, x0:x1] = refined * weight + sure * (1.0 - weight)
+    matte[y0:y1, x0:x1] = refined * weight + (large > _SURE) * (1.0 - weight)
     return matte
+
+
+def _edge_weight(mask: NDArray[np.float32], reach: float) -> NDArray[np.float32]:
+    """1 along the mask's edge, 0 from `reach` pixels of it on; the inner half of the band is the filter's alone."""
+    sure = (mask > _SURE).astype(np.uint8)
+    inside = cv2.distanceTransform(sure, cv2.DIST_L2, 5)
+    outside = cv2.distanceTransform(1 - sure, cv2.DIST_L2, 5)
+    # A pixel beside the edge is at distance 1 from the other side's centre and 0.5 from the edge.
+    distance = np.maximum(inside, outside) - 0.5
+    return np.clip(2.0 - 2.0 * distance / reach, 0.0, 1.0).astype(np.float32)
 
 
 def enlarge(
@@ -158,12 +165,28 @@ def enlarge(
     return np.asarray(cv2.warpAffine(mask, _centred(to_mask), (width, height), flags=flags), dtype=np.float32)
 
 
-def _guided(guide: NDArray[np.uint8], mask: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
-    scale = min(1.0, float(np.sqrt(_WORKING_PIXELS / mask.size)))
-    result = cv2.ximgproc.guidedFilter(
-        guide.astype(np.float32) / 255, mask, max(2, round(radius)), _EPSILON, dDepth=cv2.CV_32F, scale=scale
-    )
-    return np.asarray(result, dtype=np.float32)
+def _guided(
+    guide: NDArray[np.uint8], mask: NDArray[np.float32], radius: float, wanted: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """The guided filter, computed only in the tiles that hold wanted pixels: large photos need no more memory."""
+    height, width = mask.shape
+    step = max(1, int(radius) // _COARSE_RADIUS)
+    halo = -(-2 * round(radius) // step) * step
+    tile = _TILE // step * step
+    result = mask.copy()
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            inner = np.s_[top : top + tile, left : left + tile]
+            if not wanted[inner].any():
+                continue
+            above, before = min(halo, top), min(halo, left)
+            outer = np.s_[top - above : top + tile + halo, left - before : left + tile + halo]
+            colours = guide[outer].astype(np.float32) / 255
+            filtered = cv2.ximgproc.guidedFilter(
+                colours, mask[outer], max(2, round(radius)), _EPSILON, dDepth=cv2.CV_32F, scale=1.0 / step
+            )
+            result[inner] = filtered[above : above + tile, before : before + tile]
+    return result
 
 
 def _to_mask(skeleton: Skeleton, margin: float) -> NDArray[np.float64]:
