@@ -495,6 +495,7 @@ class Prediction(NamedTuple):
     """What `Motion` says about a batch of targets, at 64 px unless noted."""
 
     maps: PartMaps
+    share: Tensor  # (B, 10, 64, 64), each part's share in the map
     part_logits: Tensor  # (B, 10, 64, 64), added to the prior of `_limb_prior`
     correction: Tensor  # (B, 2, 64, 64), added to the blended map, frame units
     flow: Tensor  # (B, 64, 64, 2), the resulting source points
@@ -593,8 +594,8 @@ class Motion(nn.Module):
         out = self.head(x).float()
         part_logits = out[:, :NUM_PARTS]
         correction = torch.tanh(out[:, NUM_PARTS : NUM_PARTS + 2]) * self.MAX_CORRECTION * change
-        weight = (part_logits + prior).softmax(1)
-        flow = (weight[..., None] * points).sum(1) + correction.permute(0, 2, 3, 1)
+        share = (part_logits + prior).softmax(1)
+        flow = (share[..., None] * points).sum(1) + correction.permute(0, 2, 3, 1)
         with torch.no_grad():
             fine = F.interpolate(
                 flow.permute(0, 3, 1, 2), size=self.PHOTO, mode="bilinear", align_corners=False
@@ -607,7 +608,7 @@ class Motion(nn.Module):
         fine_logits = self.alpha(torch.cat([outline[:, :-1], carried.to(x.dtype)], 1))
         alpha = F.pixel_shuffle((fine_logits + outline[:, -1:]).float(), 2)
         visible, colour = out[:, NUM_PARTS + 3 : NUM_PARTS + 4], torch.sigmoid(out[:, NUM_PARTS + 4 :])
-        return Prediction(maps, part_logits, correction, flow, alpha, visible, colour)
+        return Prediction(maps, share, part_logits, correction, flow, alpha, visible, colour)
 
 
 # ---------------------------------------------------------------------------------------------- applied to photographs
@@ -811,9 +812,8 @@ def _render(
     own = F.interpolate(maps.ownership(_OWNERSHIP_SIZE), scale_factor=2, mode="bilinear", align_corners=False)
     own = (own * matte)[0, :, None]
     if prediction is not None:
-        planes = torch.cat(
-            [prediction.part_logits, prediction.correction, prediction.visible, prediction.colour], 1
-        )
+        painted = _painted_like(prediction, photo)
+        planes = torch.cat([prediction.part_logits, prediction.correction, prediction.visible, painted], 1)
     # Hair and hats differ more than training people's do, but a head keeps its outline while it shows its face.
     face_in_both = float(maps.source.known[0, NOSE] & maps.target.known[0, NOSE])
     out = np.zeros((size * size, 4), np.float32)
@@ -841,7 +841,9 @@ def _render(
             alpha = part_alpha.amax(0)
         else:
             head = face_in_both * share[1] * part_alpha[1]
-            seen = (torch.sigmoid(visible[0]) * _smoothstep(carried[:, 3], 0.05, 0.5)).maximum(head)
+            # Off the head the wrong side of a garment beats a smooth guess: it has the photo's grain and folds.
+            seen = torch.sigmoid(visible[0] + _TRUST * (1 - share[1]))
+            seen = (seen * _smoothstep(carried[:, 3], 0.05, 0.5)).maximum(head)
             seen = (1 - change * (1 - seen))[:, None]
             colour = colour * seen + painted.T.clamp(0, 1) * (1 - seen)
             # An outline that the network is unsure of is a wide ramp: a sharp edge in its middle looks better.
@@ -852,6 +854,25 @@ def _render(
 
 
 _EDGE = (0.3, 0.7)
+_TRUST = 1.5
+
+
+def _painted_like(prediction: Prediction, photo: NDArray[np.float32]) -> Tensor:
+    """The painted colours `(1, 3, 64, 64)`, moved by what they miss at the nearest places that the photo shows.
+
+    Head and body separately: hair must not take the collar's colour.
+    """
+    small = torch.from_numpy(_resized(photo, Motion.PHOTO)).permute(2, 0, 1)[None]
+    carried = _sample(small, prediction.flow)
+    missed = (carried[:, :3] - prediction.colour)[0].permute(1, 2, 0).numpy()
+    sure = torch.sigmoid(prediction.visible[0, 0]) * carried[0, 3]
+    head = prediction.share[0, 1]
+    moved = prediction.colour
+    for part in (head, 1 - head):
+        known = _smoothstep(sure * part, 0.4, 0.8).numpy()
+        if known.max() == 1:
+            moved = moved + 0.7 * torch.from_numpy(spread_colours(missed, known)).permute(2, 0, 1) * part
+    return moved.clamp(0, 1)
 
 
 def _without_specks(layer: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -891,6 +912,11 @@ def _read_pairs(file: Path) -> _Pairs:
         return {key: archive[key] for key in archive.files}
 
 
+def _pair_files(folder: Path) -> list[Path]:
+    # A hidden file is one that is still being written.
+    return sorted(file for file in folder.glob("*.npz") if not file.name.startswith("."))
+
+
 def stream_pairs(folder: Path, batch: int, generator: np.random.Generator) -> Iterator[_Pairs]:
     """Batches from the pair files of a folder, which may still be growing.
 
@@ -901,7 +927,7 @@ def stream_pairs(folder: Path, batch: int, generator: np.random.Generator) -> It
     step = 0
     while True:
         if step % 8 == 0:
-            files = sorted(folder.glob("*.npz"))
+            files = _pair_files(folder)
             if not files:
                 raise BadInput(
                     f"{folder}: holds no pair files", "Run `walkon data people` first", str(folder)
@@ -1167,7 +1193,7 @@ def train(
                 torch.save(state, checkpoint.with_suffix(".tmp"))
                 checkpoint.with_suffix(".tmp").replace(checkpoint)
                 weights.save(average, average.config, out / "motion")
-                files = sorted((pairs / "val").glob("*.npz"))
+                files = _pair_files(pairs / "val")
                 if files:
                     held_out = {key: value[:32] for key, value in _read_pairs(files[0]).items()}
                     with torch.no_grad():
@@ -1226,7 +1252,7 @@ def evaluate(
     Raises:
         BadInput: the folder holds no pair files.
     """
-    files = sorted(pairs.glob("*.npz"))
+    files = _pair_files(pairs)
     if not files:
         raise BadInput(f"{pairs}: holds no pair files", "Run `walkon data people` first", str(pairs))
     transfers = {name: None if name == "copy" else MotionTransfer(name) for name in names}
