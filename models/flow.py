@@ -215,24 +215,25 @@ class Flow(nn.Module):
         noise: Tensor,
         kind: Tensor,
         feet: Tensor | None = None,
-        steps: int = 16,
+        steps: int = 8,
     ) -> Tensor:
-        """People `(B, Q, 18, 3)` for the noise `(B, Q, 54)`, by Heun's method.
+        """People `(B, Q, 18, 3)` for the noise `(B, Q, 54)`, by the midpoint rule.
+
+        With 8 steps the vectors end within 0.005 (median, rms) of where 200 end; equal steps would need 24.
 
         Args:
             context, present, aspect: see `read_context`.
             kind (`(B, Q)` int64), feet (`(B, Q, 2)` float, *optional*): see `condition_vector`.
-            steps (`int`): of two evaluations each, the last of one.
+            steps (`int`): of two evaluations each.
         """
         keys_values, mask = self.read_context(context, present, aspect)
         condition = condition_vector(kind, feet)
         x = noise
-        for i in range(steps):
-            here, there = torch.full((1, 1), i / steps), torch.full((1, 1), (i + 1) / steps)
-            slope = self(x, here, condition, keys_values, mask)
-            if i < steps - 1:
-                slope = (slope + self(x + slope / steps, there, condition, keys_values, mask)) / 2
-            x = x + slope / steps
+        # The path bends most near its end, where the steps are short.
+        times = 1 - (1 - torch.linspace(0, 1, steps + 1)).pow(1.5)
+        for start, step in zip(times[:-1].view(-1, 1, 1), times.diff(), strict=True):
+            half = x + step / 2 * self(x, start, condition, keys_values, mask)
+            x = x + step * self(half, start + step / 2, condition, keys_values, mask)
         return add_neck(decode(x))
 
 

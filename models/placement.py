@@ -46,9 +46,6 @@ ENOUGH = 4
 SMALLEST = 4.0
 """Pixels of stature; less is no person."""
 
-FLOW_STEPS = 8
-"""Of Heun's method: more change no measured number (models/placement_eval.py)."""
-
 MAX_COUNT = 64
 SIZE_CORRECTION = 1.6
 """A person off the size of the place is corrected by at most this factor, towards one spread from the line."""
@@ -100,7 +97,6 @@ class FlowSampler:
             noise,
             torch.tensor(kinds)[None].expand(shape),
             None if feet is None else torch.from_numpy(feet).float()[None].expand(*shape, 2),
-            steps=FLOW_STEPS,
         )
         return people.double().numpy()
 

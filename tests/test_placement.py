@@ -117,9 +117,9 @@ def test_feet_go_where_they_are_asked_for(placement: Placement, at: tuple[float,
 
 
 def test_a_place_on_a_face_is_refused_and_says_why(placement: Placement) -> None:
-    crowd = [standing(x, 700, 420) for x in range(100, 1250, 90)]
+    crowd = [standing(x, 720, 420) for x in range(100, 1250, 60)]
     with pytest.raises(NoCandidate, match=r"none of .* drawn people can stand here.*face.*--at.*--pose"):
-        placement.place(crowd, SIZE, at=(640, 720))
+        placement.place(crowd, SIZE, at=(640, 690))
 
 
 def test_one_person_sets_size_and_ground(placement: Placement) -> None:
