@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = "bl_ext.user_default.walkon"
 
 
-def _zip() -> Path:
+def zip_file() -> Path:
+    """The built add-on."""
     named = os.environ.get("WALKON_ZIP")
     found = [Path(named)] if named else sorted((ROOT / "dist").glob("walkon-*.zip"))
     assert any(map(Path.is_file, found)), "no zip of the add-on; make it with: python3 build.py addon"
@@ -41,7 +42,7 @@ def server_python() -> Path:
 def installed() -> Iterator[str]:
     """The extension, installed and enabled; its module's name."""
     bpy.ops.extensions.package_install_files(
-        filepath=str(_zip()), repo="user_default", enable_on_install=True
+        filepath=str(zip_file()), repo="user_default", enable_on_install=True
     )
     assert MODULE in bpy.context.preferences.addons, "the extension did not register"
     yield MODULE
