@@ -721,7 +721,8 @@ class MotionTransfer:
             rgb (`(H, W, 3)` uint8): the photo.
             matte (`(H, W)` float32): how much of each pixel is the person, 0..1.
             source (`Skeleton`): the person's joints in the photo.
-            target (`Skeleton`): the pose, in pixels of the scene. Limbs whose joints are unknown are not drawn.
+            target (`Skeleton`): the pose, in pixels of the scene. Limbs whose joints are unknown are not drawn, nor
+                are those that `missing_parts` names.
 
         Raises:
             NoActor: the matte is empty around the source skeleton.
@@ -736,6 +737,10 @@ class MotionTransfer:
             )
         source_xy, source_known = _tensors(source, source_frame)
         target_xy, target_known = _tensors(target, target_frame)
+        maps = PartMaps(source_xy, source_known, target_xy, target_known)
+        # A limb of which the photo holds nothing is left out: painted from nothing it would be a ghost.
+        for part in (maps.in_target & ~maps.in_source)[0].nonzero():
+            target_known[0, _BONES[int(part) - 2][1]] = False
         maps = PartMaps(source_xy, source_known, target_xy, target_known)
         # Photo pixels per layer pixel; a photo that is larger is reduced first, so that reading it does not alias.
         per_pixel = float(maps.ratio[0]) * source_frame.size / target_frame.size
@@ -814,8 +819,9 @@ def _render(
     if prediction is not None:
         painted = _painted_like(prediction, photo)
         planes = torch.cat([prediction.part_logits, prediction.correction, prediction.visible, painted], 1)
-    # Hair and hats differ more than training people's do, but a head keeps its outline while it shows its face.
-    face_in_both = float(maps.source.known[0, NOSE] & maps.target.known[0, NOSE])
+    # A head is moved whole, with its hair or hat, even when it should turn: half of one painted has no features.
+    # Only a face seen from the front that must be seen from behind is painted over.
+    keep_head = float(~maps.source.known[0, NOSE] | maps.target.known[0, NOSE])
     out = np.zeros((size * size, 4), np.float32)
     pixels = _occupied(maps, prediction, size)
     for start in range(0, len(pixels), _CHUNK):
@@ -840,14 +846,21 @@ def _render(
         if prediction is None:
             alpha = part_alpha.amax(0)
         else:
-            head = face_in_both * share[1] * part_alpha[1]
+            own_head = keep_head * share[1]
+            head = own_head * part_alpha[1]
             # Off the head the wrong side of a garment beats a smooth guess: it has the photo's grain and folds.
             seen = torch.sigmoid(visible[0] + _TRUST * (1 - share[1]))
             seen = (seen * _smoothstep(carried[:, 3], 0.05, 0.5)).maximum(head)
             seen = (1 - change * (1 - seen))[:, None]
             colour = colour * seen + painted.T.clamp(0, 1) * (1 - seen)
             # An outline that the network is unsure of is a wide ramp: a sharp edge in its middle looks better.
-            alpha = _smoothstep(torch.sigmoid(_between(prediction.alpha, at)[0]), *_EDGE).maximum(head)
+            alpha = _smoothstep(torch.sigmoid(_between(prediction.alpha, at)[0]), *_EDGE)
+            above = (at[0] - maps.target.xy[0, NECK]).norm(dim=-1) / maps.target.torso[0]
+            alpha = (alpha * (1 - own_head * _smoothstep(above, 0.2, 0.35))).maximum(head)
+            if not maps.in_target.all():
+                # Beside a limb that is left out the network has learned nothing.
+                drawn = distance[0].masked_fill(~maps.in_target[0, :, None], math.inf)
+                alpha = alpha * (1 - _smoothstep(drawn.amin(0), 1.3, 1.9))
         alpha = (carried[:, 3] * (1 - change) + alpha * change)[:, None]
         out[chunk] = torch.cat([colour * alpha, alpha], 1).numpy()
     return _without_specks(out.reshape(size, size, 4))
