@@ -195,8 +195,12 @@ def evaluate(
                 xy = (skeleton.xy - np.array(size) / 2) / max(size)
                 people.append(np.c_[xy, skeleton.visible] * skeleton.visible[:, None])
                 kept.append(i)
-            rows[f"{name}, first candidate of {len(kept)} in {min(first, len(index))} scenes"] = row(
-                np.array(people)[:, None], real[kept], context[kept], present[kept]
+            label = f"{name}, first candidate in {len(kept)} of {min(first, len(index))} scenes"
+            # Fewer tell nothing.
+            rows[label] = (
+                row(np.array(people)[:, None], real[kept], context[kept], present[kept])
+                if len(kept) >= 50
+                else Row()
             )
     other = train.people[train.target[rng.integers(0, len(train), (len(index), 8))]].astype(float)
     rows["random people of train2017"] = row(other, real, context, present)
