@@ -48,7 +48,8 @@ def add(
     layer.uuid = uuid.uuid4().hex
     layer.title = f"Person {len(work.layers)}"
     name = f"Walk-On {layer.title} {layer.uuid[:6]}"
-    space, _ = image_colour_space(scene.view_settings.view_transform, compat.colour_spaces())
+    layer.view_transform = scene.view_settings.view_transform
+    space, _ = image_colour_space(layer.view_transform, compat.colour_spaces())
     # Blender's compositor puts a picture of odd size half a pixel off the grid of an even frame, and blurs it.
     odd = [(size - frame) % 2 for size, frame in zip(rgba.shape[1::-1], work.picture_size, strict=True)]
     rgba = np.pad(rgba, ((0, odd[1]), (0, odd[0]), (0, 0)))
@@ -154,8 +155,12 @@ def sync(scene: bpy.types.Scene, layer: WalkOnLayer) -> None:
 
 
 def sync_all(scene: bpy.types.Scene) -> None:
-    """`sync` every layer of the scene."""
+    """`sync` every layer of the scene, also with its view transform."""
+    transform = scene.view_settings.view_transform
     for layer in scene.walkon.layers:
+        if layer.view_transform != transform:
+            layer.view_transform = transform
+            layer.image.colorspace_settings.name = image_colour_space(transform, compat.colour_spaces())[0]
         sync(scene, layer)
 
 

@@ -94,7 +94,7 @@ class WALKON_OT_find_people(Job):
         picture, people = result
         work = scene.walkon
         layers.adopt_picture_size(scene, (picture.shape[1], picture.shape[0]))
-        work.picture = make_image(PICTURE_NAME, picture)
+        work.picture = make_image(PICTURE_NAME, picture, over=work.picture)
         work.people.clear()
         for person in people:
             work.people.add().skeleton = person

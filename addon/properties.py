@@ -71,6 +71,9 @@ class WalkOnLayer(bpy.types.PropertyGroup):
     actor: StringProperty(name="Actor", description="The photo that the person was painted from")
     seed: IntProperty(name="Seed", description="The seed of the suggestions it came from")
     provenance: StringProperty(name="Provenance", description="Versions, weights and timings, as JSON")
+    view_transform: StringProperty(
+        name="View Transform", description="The view transform that the image's color space undoes"
+    )
     image_size: IntVectorProperty(name="Size", description="Width and height of the image", size=2)
     anchor: FloatVectorProperty(name="Anchor", description="The feet, in pixels of the image", size=2)
     predicted: FloatVectorProperty(

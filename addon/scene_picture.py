@@ -97,37 +97,48 @@ def actor_picture(path: str) -> NDArray[np.uint8]:
     except RuntimeError as error:
         raise BadImage(f"Actor photo {file.name} cannot be read", fix, "actor") from error
     try:
-        if 0 in image.size or not image.channels or image.is_float:
-            raise BadImage(f"Actor photo {file.name} is no 8-bit picture, or is damaged", fix, "actor")
+        if 0 in image.size or not image.channels:
+            raise BadImage(f"Actor photo {file.name} is no picture, or is damaged", fix, "actor")
         return oriented(pixels(image), orientation(file.read_bytes()))
     finally:
         bpy.data.images.remove(image)
 
 
 def pixels(image: bpy.types.Image) -> NDArray[np.uint8]:
-    """`(H, W, channels)` of a byte image, top row first, values as stored."""
+    """`(H, W, 3 or 4)`, top row first: a byte image's values as stored, a float image's encoded as sRGB."""
     width, height = image.size
     values = np.empty(width * height * image.channels, dtype=np.float32)
     image.pixels.foreach_get(values)
+    if image.is_float:  # 16 bits and more: Blender holds it scene-linear, multiplied with its alpha
+        values = _encoded(values.reshape(height, width, image.channels)).ravel()
     array = (values * 255.0 + 0.5).astype(np.uint8).reshape(height, width, image.channels)[::-1]
     if image.channels == 1:
         array = np.repeat(array, 3, axis=2)
     return np.ascontiguousarray(array)
 
 
-def make_image(name: str, array: NDArray[np.uint8], colour_space: str = "sRGB") -> bpy.types.Image:
-    """A packed image of that name with those pixels, `(H, W, 3)` or `(H, W, 4)` with straight alpha.
+def _encoded(linear: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Linear light `(H, W, channels)` to sRGB (IEC 61966-2-1), alpha divided out and kept."""
+    alpha = linear[..., 3:]
+    colour = np.clip(linear[..., :3] / (np.maximum(alpha, 1e-6) if alpha.size else 1.0), 0.0, 1.0)
+    encoded = np.where(colour <= 0.0031308, 12.92 * colour, 1.055 * colour ** (1 / 2.4) - 0.055)
+    return np.concatenate([encoded, np.clip(alpha, 0.0, 1.0)], axis=2)
 
-    An image of that name is written over, so that what refers to it shows the new pixels.
+
+def make_image(
+    name: str, array: NDArray[np.uint8], colour_space: str = "sRGB", over: bpy.types.Image | None = None
+) -> bpy.types.Image:
+    """A packed image with those pixels, `(H, W, 3)` or `(H, W, 4)` with straight alpha.
+
+    Args:
+        over (`Image`, *optional*): an older one that it replaces wherever it is used.
     """
     height, width = array.shape[:2]
-    image = bpy.data.images.get(name)
-    if image is None or tuple(image.size) != (width, height) or image.source != "GENERATED":
-        old, image = image, bpy.data.images.new(name, width, height, alpha=True)
-        if old is not None:
-            old.user_remap(image)
-            bpy.data.images.remove(old)
-            image.name = name
+    image = bpy.data.images.new(name, width, height, alpha=True)
+    if over is not None:
+        over.user_remap(image)
+        bpy.data.images.remove(over)
+        image.name = name
     rgba = np.ones((height, width, 4), dtype=np.float32)
     rgba[..., : array.shape[2]] = array[::-1].astype(np.float32) / 255.0
     image.colorspace_settings.name = colour_space

@@ -30,6 +30,9 @@ from .shared.messages import Detected, Failed, Inserted, Placed, Progress, Refin
 START_TIMEOUT = 180.0
 """Seconds that a server may take to load its models; a cold disk is slow."""
 
+_CANCEL_TIMEOUT = 15.0
+"""Seconds that the server gets to end a job that was cancelled: it looks between stages."""
+
 _TICK = 0.05
 _IDLE_TICK = 0.5
 
@@ -143,21 +146,26 @@ class Session:
         client = self._worker.client
         if client is None:
             raise ServerUnreachable("No server is connected", "Press Start")
-        job, told = client.submit(request, pictures), False
+        job, cancelled_at = client.submit(request, pictures), 0.0
         while True:
             for event in client.poll(_TICK):
                 if event.job != job:
                     continue  # what is left of a task that was given up
-                if isinstance(event, Finished) and isinstance(event.answer, expected):
+                if isinstance(event, Finished):
+                    if not isinstance(event.answer, expected):
+                        raise ServerFault(f"The server answered {type(event.answer).__name__}", "Report it")
                     return event.answer, event.blobs
                 elif isinstance(event, Failed):
                     raise event.error()
                 elif isinstance(event, Progress):
                     part = event.index / event.count
                     self.report(event.stage, span[0] + part * (span[1] - span[0]))
-            if self._cancelled.is_set() and not told:
-                # The answer is then `Failed`, or `Finished` where it came too late.
-                told = client.cancel(job) or True
+            if self._cancelled.is_set():
+                if not cancelled_at:
+                    cancelled_at = time.monotonic()
+                    client.cancel(job)
+                elif time.monotonic() - cancelled_at > _CANCEL_TIMEOUT:
+                    raise Cancelled("Cancelled; the server is still busy with it", "Wait, or stop the server")
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():

@@ -151,6 +151,40 @@ def test_the_render_shows_the_layers_pixels_at_its_place(
     assert np.array_equal(after[outside], before[outside]), "the scene around the layer is unchanged"
 
 
+def test_another_view_transform_later_keeps_the_persons_colours(
+    scene: bpy.types.Scene, layer, tmp_path: Path
+) -> None:
+    standard = render(scene, tmp_path)
+    scene.view_settings.view_transform = "Filmic"
+    filmic = render(scene, tmp_path)
+    assert (filmic[0, 0] != standard[0, 0]).any()
+    assert np.abs(filmic[80:180, 140:180].astype(int) - standard[80:180, 140:180]).mean() < 3
+
+
+def test_two_scenes_have_pictures_of_their_own(scene: bpy.types.Scene) -> None:
+    make_image, pixels = part("scene_picture").make_image, part("scene_picture").pixels
+    first = make_image("Walk-On Picture", np.full((4, 4, 3), 10, np.uint8))
+    second = make_image("Walk-On Picture", np.full((4, 4, 3), 20, np.uint8))
+    assert (first.name, second.name) == ("Walk-On Picture", "Walk-On Picture.001")
+    scene.walkon.picture = first
+    third = make_image("Walk-On Picture", np.full((8, 6, 3), 30, np.uint8), over=first)
+    assert scene.walkon.picture == third
+    assert (pixels(third)[..., 0] == 30).all()
+    assert (pixels(second)[..., 0] == 20).all()
+    assert third.name == "Walk-On Picture"
+
+
+def test_photos_of_16_bits_are_read_as_those_of_8(scene: bpy.types.Scene, tmp_path: Path) -> None:
+    values = np.linspace(0, 255, 16 * 12 * 3).astype(np.uint8).reshape(12, 16, 3)
+    image = part("scene_picture").make_image("photo", values)
+    settings = scene.render.image_settings
+    for depth in ("8", "16"):
+        settings.file_format, settings.color_mode, settings.color_depth = "PNG", "RGB", depth
+        image.save_render(str(tmp_path / f"{depth}.png"), scene=scene)
+        read = part("scene_picture").actor_picture(str(tmp_path / f"{depth}.png"))
+        assert np.abs(read[..., :3].astype(int) - values).max() <= 1, depth
+
+
 def test_place_scale_flip_fade_and_hide(scene: bpy.types.Scene, layer, tmp_path: Path) -> None:
     before_x, before_y = layer.x, layer.y
     plain = render(scene, tmp_path)
