@@ -37,13 +37,16 @@ def draw_people(
         rgb (`(H, W, 3)` uint8): sRGB.
         people (sequence of `Skeleton`): in pixels of the picture.
         colours (sequence of sRGB triples, *optional*): one for each person, repeated where there are more people.
-        width (`float`, *optional*): of a limb in pixels; by default it follows the picture's size.
+        width (`float`, *optional*): of a limb in pixels; by default it follows the picture's size,
+            and is finer on people who are small in it.
     """
     drawn = np.ascontiguousarray(rgb).copy()
-    line = max(2.0, max(rgb.shape[:2]) / 220) if width is None else width
-    outline = line + max(1.0, line / 2)
     for index in reversed(range(len(people))):
         person, colour = people[index], colours[index % len(colours)]
+        if not person.visible.any():
+            continue
+        line = _line_width(rgb, person) if width is None else width
+        outline = line + max(1.0, line / 2)
         # Pixel centres lie at +0.5 in our coordinates and at whole numbers in OpenCV's.
         points = np.rint((person.xy - 0.5) * 2**_FINE).astype(int).tolist()
         bones = [(a, b) for a, b in LIMBS if person.visible[a] and person.visible[b]]
@@ -54,3 +57,8 @@ def draw_people(
             for i in joints:
                 cv2.circle(drawn, points[i], round(stroke * 0.9 * 2**_FINE), ink, -1, cv2.LINE_AA, _FINE)
     return drawn
+
+
+def _line_width(rgb: NDArray[np.uint8], person: Skeleton) -> float:
+    extent = float((person.box[2:] - person.box[:2]).max())
+    return max(1.5, min(max(rgb.shape[:2]) / 220, extent / 25))

@@ -35,10 +35,14 @@ def test_only_visible_joints() -> None:
     assert tuple(lonely[90, 150]) == COLOURS[0]
     assert (lonely != 128).any(2).sum() < 80
     np.testing.assert_array_equal(draw_people(grey, []), grey)
+    nobody = Skeleton(np.zeros((NUM_JOINTS, 2)), np.zeros(NUM_JOINTS, bool))
+    np.testing.assert_array_equal(draw_people(grey, [nobody]), grey)
 
 
 def test_the_first_is_on_top() -> None:
-    drawn = draw_people(np.zeros((200, 300, 3), np.uint8), [person(), person()], colours=[CHOSEN, COLOURS[2]], width=5)
+    drawn = draw_people(
+        np.zeros((200, 300, 3), np.uint8), [person(), person()], colours=[CHOSEN, COLOURS[2]], width=5
+    )
     assert tuple(drawn[100, 100]) == CHOSEN
 
 
@@ -48,6 +52,13 @@ def test_lines_grow_with_the_picture(size: int) -> None:
     # The red of the person against the black of picture and outline.
     line = (drawn[size // 2, :, 0] > 100).sum()
     assert max(1, size // 300) <= line <= 4 + size // 120
+
+
+def test_small_people_are_drawn_finer() -> None:
+    black = np.zeros((2000, 2000, 3), np.uint8)
+    large = draw_people(black, [person().transformed(10)])
+    small = draw_people(black, [person()])
+    assert (small[100, :, 0] > 100).sum() < 0.8 * (large[1000, :, 0] > 100).sum()
 
 
 def test_joints_outside_the_frame() -> None:

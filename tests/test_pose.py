@@ -39,7 +39,7 @@ def test_vendored_networks_are_the_originals(shared_data: Path, name: str) -> No
     vendored = path_of(stage, network) / "model.onnx"
     assert halve(onnx.load(original)).SerializeToString() == vendored.read_bytes()
     assert vendored.stat().st_size < 0.52 * original.stat().st_size
-    inputs = {}
+    inputs: dict[str, NDArray[np.generic]] = {}
     rng = np.random.default_rng(0)
     if stage == "pose":
         inputs["input:0"] = rng.integers(0, 256, (1, 256, 256, 3)).astype(np.int32)
