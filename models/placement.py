@@ -8,9 +8,10 @@ geometry that holds in any picture (ground, size, who covers whom), with its num
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,6 +81,17 @@ class Sampler(Protocol):
         ...
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread: for matrices this small more gain nothing, and wait long where processors are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class FlowSampler:
     """Draws people with `models.flow.Flow`."""
 
@@ -90,14 +102,15 @@ class FlowSampler:
         """See `Sampler`."""
         shape = (len(batch.context), len(kinds))
         noise = torch.randn(*shape, CODE, generator=torch.Generator().manual_seed(seed))
-        people = self.network.sample(
-            torch.from_numpy(batch.context),
-            torch.from_numpy(batch.present),
-            torch.from_numpy(batch.aspect),
-            noise,
-            torch.tensor(kinds)[None].expand(shape),
-            None if feet is None else torch.from_numpy(feet).float()[None].expand(*shape, 2),
-        )
+        with _one_thread():
+            people = self.network.sample(
+                torch.from_numpy(batch.context),
+                torch.from_numpy(batch.present),
+                torch.from_numpy(batch.aspect),
+                noise,
+                torch.tensor(kinds)[None].expand(shape),
+                None if feet is None else torch.from_numpy(feet).float()[None].expand(*shape, 2),
+            )
         return people.double().numpy()
 
 
@@ -111,7 +124,8 @@ class WganSampler:
         """See `Sampler`."""
         shape = (len(batch.context), len(kinds))
         z = torch.randn(*shape, self.network.noise, generator=torch.Generator().manual_seed(seed))
-        people = self.network.sample(torch.from_numpy(batch.context), torch.from_numpy(batch.present), z)
+        with _one_thread():
+            people = self.network.sample(torch.from_numpy(batch.context), torch.from_numpy(batch.present), z)
         return people.double().numpy()
 
 
