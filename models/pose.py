@@ -51,6 +51,8 @@ _CROP = 256
 _CROP_MARGIN = 1.35
 _BOX_THRESHOLD = 0.1
 """Joints at or above this score span the box that thunder looks at: a doubtful joint in it does no harm."""
+_LEGS_PER_TORSO = 1.9
+"""From the hips to below the ankles of somebody who stands, over neck to hips."""
 _FEWEST_JOINTS = 4
 """Fewer visible joints make no person that anything can be done with."""
 _SAME_PERSON_OKS = 0.35
@@ -94,7 +96,7 @@ class PoseEstimator:
             rgb (`(H, W, 3)` uint8): sRGB.
         """
         proposals = _without_doubles(self._propose(rgb))
-        people = [self._thunder(rgb, proposal.box) for proposal in proposals]
+        people = [self._look_for_legs(rgb, self._thunder(rgb, proposal.box)) for proposal in proposals]
         people = _without_doubles([person for person in people if person.score >= PERSON_THRESHOLD])
         skeletons = [_to_skeleton(person) for person in people]
         return sorted((s for s in skeletons if s.visible.sum() >= _FEWEST_JOINTS), key=_size, reverse=True)
@@ -163,6 +165,29 @@ class PoseEstimator:
             found.append(_Detection(np.column_stack([xy, score])))
         return found
 
+    def _look_for_legs(self, rgb: NDArray[np.uint8], person: _Detection) -> _Detection:
+        """Looks again where the legs should be, if the picture goes on below a person without ankles.
+
+        Where multipose sees only the upper body, its box ends at the hips, and so does what thunder is shown.
+        """
+        seen = person.keypoints[:, 2] >= JOINT_THRESHOLD
+        shoulders, hips, ankles = [5, 6], [11, 12], [15, 16]
+        if seen[ankles].any() or not seen[shoulders].any() or not seen[hips].any():
+            return person
+        middle = [person.keypoints[pair, :2][seen[pair]].mean(0) for pair in (shoulders, hips)]
+        torso = middle[1] - middle[0]
+        feet = middle[1] + _LEGS_PER_TORSO * torso
+        left, top, right, bottom = person.box
+        # Room for as much as a shin, else there is nothing to be found.
+        if min(feet[1], rgb.shape[0]) < bottom + 0.8 * np.linalg.norm(torso) or torso[1] <= 0:
+            return person
+        box = [min(left, feet[0]), top, max(right, feet[0]), min(feet[1], rgb.shape[0])]
+        again = self._thunder(rgb, np.array(box))
+        found = again.keypoints[:, 2] >= JOINT_THRESHOLD
+        same = oks(again.keypoints, person.keypoints, 0.6 * (right - left) * (bottom - top), seen.astype(np.float64))
+        better = found.sum() > seen.sum() and found[ankles].any()
+        return again if better and same >= _SAME_PERSON_OKS else person
+
     def _thunder(self, rgb: NDArray[np.uint8], box: NDArray[np.float64]) -> _Detection:
         side = max(8, round(max(box[2] - box[0], box[3] - box[1]) * _CROP_MARGIN))
         left, top = round((box[0] + box[2] - side) / 2), round((box[1] + box[3] - side) / 2)
@@ -184,6 +209,8 @@ def open_onnx(stage: str, name: str, threads: int) -> onnxruntime.InferenceSessi
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # As in models/__init__.py: a thread that spins keeps others from the processor.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(
         str(path_of(stage, name) / "model.onnx"), options, providers=["CPUExecutionProvider"]
     )

@@ -17,7 +17,7 @@ from models.images import load_picture
 from models.pose import PoseEstimator, open_onnx
 from models.pose_eval import evaluate
 from models.weights import path_of
-from shared.skeleton import L_SHOULDER, NECK, R_SHOULDER, Skeleton
+from shared.skeleton import L_ANKLE, L_KNEE, L_SHOULDER, NECK, R_ANKLE, R_KNEE, R_SHOULDER, Skeleton
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +169,10 @@ def test_one_person_in_a_box(shared_data: Path, estimator: PoseEstimator) -> Non
     assert half.visible.sum() >= 5
     moved = half.transformed(offset=(int((x0 + x1) / 2) - 15, 0))
     assert distance(found, moved) < 0.12
+
+
+def test_legs_are_looked_for_below_an_upper_body(estimator: PoseEstimator, shared_data: Path) -> None:
+    """The man in front stands upright to his feet; the multipose network sees him only down to the hips."""
+    man = estimator.detect(photo(shared_data, "op_COCO_val2014_000000000241.jpg"))[0]
+    assert man.visible[[R_KNEE, R_ANKLE, L_KNEE, L_ANKLE]].all()
+    assert man.xy[[R_ANKLE, L_ANKLE], 1].min() > 560
