@@ -62,7 +62,7 @@ def _draw() -> None:
     if work.people and scene.camera is not None:
         _lines(region, view, _people(scene), 2.0)
     if work.rig is not None and work.rig.visible_get():
-        _lines(region, view, _candidate(scene), 4.0)
+        _lines(region, view, _candidate(scene), 3.0)
 
 
 def _lines(

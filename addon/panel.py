@@ -15,7 +15,7 @@ _STATES = {
     "OFF": ("No server", "RADIOBUT_OFF"),
     "STARTING": ("Server is starting", "SORTTIME"),
     "READY": ("Server is ready", "RADIOBUT_ON"),
-    "LOST": ("Server went away", "ERROR"),
+    "LOST": ("Server lost", "ERROR"),
 }
 
 
@@ -60,12 +60,17 @@ class WALKON_PT_server(_Panel, bpy.types.Panel):
             column = layout.column(align=True)
             column.active = False
             _lines(column, state.server_text, width)
+        # Always one line, so that the buttons below stay under the mouse.
+        row = layout.row(align=True)
         if state.job:
-            row = layout.row(align=True)
             row.progress(
                 factor=state.progress, text=f"{state.job}: {state.stage}" if state.stage else state.job
             )
             row.operator("walkon.cancel", text="", icon="X")
+        elif state.note:
+            _lines(row.column(align=True), state.note, width, "INFO")
+        else:
+            row.label()
         if state.error:
             box = layout.box()
             column = box.column(align=True)
@@ -74,8 +79,6 @@ class WALKON_PT_server(_Panel, bpy.types.Panel):
             _lines(box.column(align=True), state.error_fix, width - 2)
             if state.error_operator:
                 box.operator(state.error_operator)
-        elif state.note:
-            _lines(layout.column(align=True), state.note, width, "INFO")
 
 
 class WALKON_PT_insert(_Panel, bpy.types.Panel):

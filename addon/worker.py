@@ -230,8 +230,9 @@ class Worker:
                 session._check_cancelled()
                 result = work(session)
             except ServerUnreachable as lost:
-                error = self._with_log(lost)
+                error = lost
                 if self.client is not None:
+                    error = self._lost(lost)
                     self.disconnect(stop=True, state=ServerChanged("LOST", "The server is gone"))
             except WalkOnError as failed:
                 error = failed
@@ -247,14 +248,12 @@ class Worker:
             except WalkOnError as error:
                 self.disconnect(stop=True, state=ServerChanged("LOST", error.message))
 
-    def _with_log(self, error: ServerUnreachable) -> ServerUnreachable:
-        if self._process is None or self._command is None:
-            return error
-        return ServerUnreachable(
-            error.message,
-            f"Press Start, then try again; the server's log is {self._command.log}",
-            error.subject,
-        )
+    def _lost(self, error: ServerUnreachable) -> ServerUnreachable:
+        """What the panel says of a server that was there and is gone; a job's number means nothing to an artist."""
+        fix = "Press Start, then try again"
+        if self._process is not None and self._command is not None:
+            fix += f"; the server's log is {self._command.log}"
+        return ServerUnreachable(error.message.partition(" during job ")[0], fix, "")
 
     def connect(self, command: ServerCommand, may_start: bool, check_cancelled: Callable[[], None]) -> None:
         """See `Session.connect`."""

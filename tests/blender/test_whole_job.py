@@ -350,7 +350,7 @@ def test_the_panel_in_all_its_states(scene: bpy.types.Scene) -> None:
     shown.server = "LOST"
     part("jobs").show_error(part("shared.errors").ServerUnreachable("The server died", "Press Start"))
     drawn = draw()
-    assert {"Server went away", "The server died", "Press Start", "walkon.start_server"} <= set(drawn)
+    assert {"Server lost", "The server died", "Press Start", "walkon.start_server"} <= set(drawn)
     shown.server, shown.job, shown.stage, shown.progress = "READY", "Finding people", "detect", 0.3
     assert {"walkon.stop_server", "Finding people: detect", "walkon.cancel"} <= set(draw())
     shown.job = ""
