@@ -369,7 +369,10 @@ class PartMaps:
         no_face = (common.sum(1, keepdim=True) == 0).to(common.dtype)
         images = torch.cat([source.xy[:, FACE], source.head[:, None], source.xy[:, [NECK]]], 1)
         points = torch.cat([target.xy[:, FACE], target.head[:, None], target.xy[:, [NECK]]], 1)
-        weight = torch.cat([common, no_face, torch.ones_like(no_face)], 1)
+        # A turn of the head swings the face about the neck in the picture too; with three points or more the face
+        # itself tells better how far the head is tilted.
+        neck = torch.where(common.sum(1, keepdim=True) >= 3, 0.1, 1.0).to(common.dtype)
+        weight = torch.cat([common, no_face, neck], 1)
         weight = weight / weight.sum(1, keepdim=True)
         x = points - (points * weight[..., None]).sum(1, keepdim=True)
         y = images - (images * weight[..., None]).sum(1, keepdim=True)
@@ -385,6 +388,10 @@ class PartMaps:
         weight = (weight / weight.sum(1, keepdim=True))[..., None]
         self._head_source = (images[:, :6] * weight).sum(1)
         self._head_target = (points[:, :6] * weight).sum(1)
+
+    def move_head(self, offset: Tensor) -> None:
+        """Moves the head in the target by `(B, 2)`."""
+        self._head_target = self._head_target + offset
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Source points `(B, 10, M, 2)` and distances from the target's parts `(B, 10, M)` in half-widths.
@@ -822,6 +829,8 @@ def _render(
     # A head is moved whole, with its hair or hat, even when it should turn: half of one painted has no features.
     # Only a face seen from the front that must be seen from behind is painted over.
     keep_head = float(~maps.source.known[0, NOSE] | maps.target.known[0, NOSE])
+    if prediction is not None:
+        maps.move_head(keep_head * _head_offset(maps, prediction, own))
     out = np.zeros((size * size, 4), np.float32)
     pixels = _occupied(maps, prediction, size)
     for start in range(0, len(pixels), _CHUNK):
@@ -846,17 +855,17 @@ def _render(
         if prediction is None:
             alpha = part_alpha.amax(0)
         else:
-            own_head = keep_head * share[1]
-            head = own_head * part_alpha[1]
             # Off the head the wrong side of a garment beats a smooth guess: it has the photo's grain and folds.
-            seen = torch.sigmoid(visible[0] + _TRUST * (1 - share[1]))
-            seen = (seen * _smoothstep(carried[:, 3], 0.05, 0.5)).maximum(head)
-            seen = (1 - change * (1 - seen))[:, None]
+            seen = torch.sigmoid(visible[0] + _TRUST * (1 - share[1])) * _smoothstep(carried[:, 3], 0.05, 0.5)
+            own_head = keep_head * share[1]
+            head = own_head * part_alpha[1] * (1 - _smoothstep(distance[0, 1], 1.3, 1.8))
+            above = (at[0] - maps.target.xy[0, NECK]).norm(dim=-1) / maps.target.torso[0]
+            ghost = own_head * _smoothstep(above, 0.2, 0.35) * (1 - seen)
+            seen = (1 - change * (1 - seen.maximum(head)))[:, None]
             colour = colour * seen + painted.T.clamp(0, 1) * (1 - seen)
             # An outline that the network is unsure of is a wide ramp: a sharp edge in its middle looks better.
             alpha = _smoothstep(torch.sigmoid(_between(prediction.alpha, at)[0]), *_EDGE)
-            above = (at[0] - maps.target.xy[0, NECK]).norm(dim=-1) / maps.target.torso[0]
-            alpha = (alpha * (1 - own_head * _smoothstep(above, 0.2, 0.35))).maximum(head)
+            alpha = (alpha * (1 - ghost)).maximum(head)
             if not maps.in_target.all():
                 # Beside a limb that is left out the network has learned nothing.
                 drawn = distance[0].masked_fill(~maps.in_target[0, :, None], math.inf)
@@ -864,6 +873,25 @@ def _render(
         alpha = (carried[:, 3] * (1 - change) + alpha * change)[:, None]
         out[chunk] = torch.cat([colour * alpha, alpha], 1).numpy()
     return _without_specks(out.reshape(size, size, 4))
+
+
+def _head_offset(maps: PartMaps, prediction: Prediction, own: Tensor) -> Tensor:
+    """How far `(1, 2)` the head must move sideways to lie where the network expects a head.
+
+    A face in profile lies in front of its head's middle, one from the front in it: laid face on face, a head that
+    should have turned would stick out of its body.
+    """
+    grid = pixel_grid(Motion.SIZE)
+    points, distance = maps.at(grid)
+    lies = _sample(own[1:2], points[:, 1])[0, 0] * (distance[0, 1] < 2.0)
+    alpha = torch.sigmoid(F.avg_pool2d(prediction.alpha, Motion.PHOTO // Motion.SIZE)).reshape(-1)
+    expected = alpha * prediction.share[0, 1].reshape(-1) * (distance[0, 1] < 2.0)
+    if min(lies.sum(), expected.sum()) < 4:
+        return torch.zeros(1, 2)
+    middle, wanted = ((grid[0] * mask[:, None]).sum(0) / mask.sum() for mask in (lies, expected))
+    side = _perp(_unit(maps.target.head[0] - maps.target.xy[0, NECK]))
+    reach = 0.25 * float(maps.target.torso)
+    return ((wanted - middle) @ side).clamp(-reach, reach) * side * maps.change()[:, None]
 
 
 _EDGE = (0.3, 0.7)
