@@ -849,7 +849,9 @@ def _render(
         share = logits.softmax(0)
         flow = (share[..., None] * points).sum(0)
         if prediction is not None:
-            flow = flow + correction.T
+            # A face that is bent is no longer that person's.
+            own_head = keep_head * share[1]
+            flow = flow + correction.T * (1 - own_head)[:, None]
         carried = _read_photo(photo, flow)
         colour = carried[:, :3]
         if prediction is None:
@@ -857,7 +859,6 @@ def _render(
         else:
             # Off the head the wrong side of a garment beats a smooth guess: it has the photo's grain and folds.
             seen = torch.sigmoid(visible[0] + _TRUST * (1 - share[1])) * _smoothstep(carried[:, 3], 0.05, 0.5)
-            own_head = keep_head * share[1]
             head = own_head * part_alpha[1] * (1 - _smoothstep(distance[0, 1], 1.3, 1.8))
             above = (at[0] - maps.target.xy[0, NECK]).norm(dim=-1) / maps.target.torso[0]
             ghost = own_head * _smoothstep(above, 0.2, 0.35) * (1 - seen)
@@ -894,7 +895,7 @@ def _head_offset(maps: PartMaps, prediction: Prediction, own: Tensor) -> Tensor:
     return ((wanted - middle) @ side).clamp(-reach, reach) * side * maps.change()[:, None]
 
 
-_EDGE = (0.3, 0.7)
+_EDGE = (0.36, 0.64)
 _TRUST = 1.5
 
 
