@@ -345,6 +345,9 @@ def draw() -> list[str]:
 def test_the_panel_in_all_its_states(scene: bpy.types.Scene) -> None:
     drawn = draw()
     assert {"walkon.find_people", "walkon.suggest", "walkon.generate", "actor"} <= set(drawn)
+    prefs = bpy.context.preferences.addons[MODULE].preferences
+    type(prefs).draw(SimpleNamespace(layout=Layout(drawn), bl_rna=prefs.bl_rna), bpy.context)
+    assert {"server", "connection_file", "auto_start"} <= set(drawn)
     shown, work = state(), scene.walkon
     work.source = "IMAGE"
     shown.server = "LOST"
