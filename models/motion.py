@@ -369,17 +369,26 @@ class PartMaps:
         no_face = (common.sum(1, keepdim=True) == 0).to(common.dtype)
         images = torch.cat([source.xy[:, FACE], source.head[:, None], source.xy[:, [NECK]]], 1)
         points = torch.cat([target.xy[:, FACE], target.head[:, None], target.xy[:, [NECK]]], 1)
+
+        def fit(neck: float) -> tuple[Tensor, Tensor]:
+            weight = torch.cat([common, no_face, torch.full_like(no_face, neck)], 1)
+            weight = weight / weight.sum(1, keepdim=True)
+            x = points - (points * weight[..., None]).sum(1, keepdim=True)
+            y = images - (images * weight[..., None]).sum(1, keepdim=True)
+            plain, error = _similarity(x, y, weight, mirrored=False)
+            mirror, mirror_error = _similarity(x, y, weight, mirrored=True)
+            turned = (mirror_error < 0.5 * error) & (error > 4e-4 * source.torso**2)
+            return torch.where(turned[:, None, None], mirror, plain), turned
+
         # A turn of the head swings the face about the neck in the picture too; with three points or more the face
-        # itself tells better how far the head is tilted.
-        neck = torch.where(common.sum(1, keepdim=True) >= 3, 0.1, 1.0).to(common.dtype)
-        weight = torch.cat([common, no_face, neck], 1)
-        weight = weight / weight.sum(1, keepdim=True)
-        x = points - (points * weight[..., None]).sum(1, keepdim=True)
-        y = images - (images * weight[..., None]).sum(1, keepdim=True)
-        plain, error = _similarity(x, y, weight, mirrored=False)
-        mirror, mirror_error = _similarity(x, y, weight, mirrored=True)
-        self.head_mirrored = (mirror_error < 0.5 * error) & (error > 4e-4 * source.torso**2)
-        matrix = torch.where(self.head_mirrored[:, None, None], mirror, plain)
+        # itself tells better how far the head is tilted, unless it contradicts the neck: then it was guessed.
+        by_neck, by_neck_turned = fit(1.0)
+        by_face, by_face_turned = fit(0.1)
+        up = torch.einsum("bij,bj->bi", by_face, target.head - target.xy[:, NECK])
+        agree = (_unit(up) * _unit(source.head - source.xy[:, NECK])).sum(-1) > 0.75
+        trusted = agree & (common.sum(1) >= 3)
+        self.head_mirrored = torch.where(trusted, by_face_turned, by_neck_turned)
+        matrix = torch.where(trusted[:, None, None], by_face, by_neck)
         scale = torch.linalg.det(matrix).abs().sqrt().clamp_min(1e-6)
         wanted = torch.minimum(torch.maximum(scale, 0.75 * self.ratio), 1.33 * self.ratio)
         self._head_matrix = matrix * (wanted / scale)[:, None, None]
@@ -388,6 +397,17 @@ class PartMaps:
         weight = (weight / weight.sum(1, keepdim=True))[..., None]
         self._head_source = (images[:, :6] * weight).sum(1)
         self._head_target = (points[:, :6] * weight).sum(1)
+
+    def carried_face(self) -> Tensor:
+        """Where the source's five facial joints come to lie in the target, `(B, 5, 2)` in the order of `FACE`.
+
+        A mirrored head brings the right eye and ear to where the left ones were.
+        """
+        offset = self.source.xy[:, FACE] - self._head_source[:, None]
+        inverse = torch.linalg.inv(self._head_matrix)
+        face = torch.einsum("bij,bnj->bni", inverse, offset) + self._head_target[:, None]
+        swapped = face[:, [0, 2, 1, 4, 3]]
+        return torch.where(self.head_mirrored[:, None, None], swapped, face)
 
     def move_head(self, offset: Tensor) -> None:
         """Moves the head in the target by `(B, 2)`."""
@@ -705,6 +725,27 @@ def missing_parts(source: Skeleton, target: Skeleton) -> list[str]:
     if not known[list(FACE)].any() and maps.target.known[0, list(FACE)].any():
         words.append("face")
     return words
+
+
+def with_carried_face(source: Skeleton, target: Skeleton) -> Skeleton:
+    """The target with the face that the photo's head has there: pixels can be moved, but not turned out of the plane.
+
+    Args:
+        source (`Skeleton`): the person in the photo.
+        target (`Skeleton`): the pose wanted. Unchanged where the photo or the pose shows no face.
+    """
+    joints = list(FACE)
+    if not source.visible[joints].any() or not target.visible[joints].any():
+        return target
+    frame = person_frame(target)
+    maps = PartMaps(*_tensors(source, person_frame(source)), *_tensors(target, frame))
+    face = maps.carried_face()[0].double().numpy() * frame.size + (frame.x, frame.y)
+    known = source.visible[joints]
+    if maps.head_mirrored[0]:
+        known = known[[0, 2, 1, 4, 3]]
+    xy, visible, score = target.xy.copy(), target.visible.copy(), target.score.copy()
+    xy[joints], visible[joints], score[joints] = face, known, np.where(known, target.score.max(), 0.0)
+    return Skeleton(xy, visible, score)
 
 
 class MotionTransfer:

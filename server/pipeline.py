@@ -52,6 +52,8 @@ PLACEMENTS = ("flow", "wgan")
 
 _COLOUR_PEOPLE = 3  # the colours of the scene's largest people are enough to go by
 
+_DOUBTFUL = 0.2  # score of a best candidate below which inserts on real photos are rarely believable
+
 Progress = Callable[[str, int, int], None]
 """Called when a stage begins: its name, its index and the number of stages."""
 
@@ -399,6 +401,7 @@ class Pipeline:
                 "at",
             )
         proposed: list[Candidate] = []
+        doubts: list[str] = []
         with clock.stage("place"):
             if skeleton is not None:
                 target = _standing_at(skeleton, at) if at is not None else skeleton
@@ -411,9 +414,18 @@ class Pipeline:
                     )
                 proposed = self.place(people, (width, height), candidates, seed, at, network, who.skeleton)
                 target = proposed[0].skeleton
+                if proposed[0].score < _DOUBTFUL:
+                    doubts.append(
+                        "No place was found that suits both the scene and this photo of the actor; "
+                        "a photo of the whole person, standing, or another seed may do better"
+                    )
         with clock.stage("refine"):
             if skeleton is None:
                 target = self.refine(target)
+                if generator != "msa":
+                    from models.motion import with_carried_face
+
+                    target = with_carried_face(who.skeleton, target)
         target = _what_the_photo_shows(target, who.skeleton)
         with clock.stage("matte"):
             matte = self.cut_out(who)
@@ -429,7 +441,7 @@ class Pipeline:
             seed=seed,
             seconds=clock.seconds,
             weights=self.weights(placement, generator),
-            warnings=who.warnings,
+            warnings=(*who.warnings, *doubts),
         )
 
     # --- the wire ---------------------------------------------------------------------------------------

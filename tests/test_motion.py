@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -22,18 +24,22 @@ from models.motion import (
     pixel_grid,
     spread_colours,
     torso_length,
+    with_carried_face,
 )
 from shared.errors import BadInput, MissingWeights, NoActor
 from shared.skeleton import (
     FACE,
     JOINTS,
     L_ANKLE,
+    L_EAR,
     L_ELBOW,
     L_HIP,
     L_KNEE,
     L_WRIST,
     MIRROR,
+    NOSE,
     R_ANKLE,
+    R_EAR,
     R_HIP,
     R_KNEE,
     Skeleton,
@@ -169,6 +175,14 @@ def test_a_limb_missing_in_the_photo_is_taken_from_the_other_side() -> None:
     assert maps.ownership(32)[0, 3].max() > 0.9
 
 
+def test_a_guessed_face_does_not_turn_the_head_over() -> None:
+    for seed in range(20):
+        guessed = STANDING.copy()
+        guessed[list(FACE)] = (100, 37) + np.random.default_rng(seed).uniform(-9, 9, (5, 2))
+        found, _ = maps_between(guessed, WALKING).at(torch.tensor([[[106.0, 10.0], [106.0, 60.0]]]) / 256)
+        assert found[0, 1, 0, 1] < found[0, 1, 1, 1], "the crown is below the chin"
+
+
 @settings(max_examples=60, deadline=None)
 @given(source=st.integers(0, 2**18 - 1), target=st.integers(0, 2**18 - 1))
 def test_joints_missing_anywhere_never_give_nan(source: int, target: int) -> None:
@@ -297,3 +311,23 @@ def test_a_result_does_not_depend_on_the_batch() -> None:
         alone = network(source[1:], a[1:], known[1:], b[1:], known[1:])
     torch.testing.assert_close(both.alpha[1:], alone.alpha, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(both.flow[1:], alone.flow, atol=1e-5, rtol=1e-4)
+
+
+def test_the_face_is_the_photos_view_of_it() -> None:
+    photo = skeleton(STANDING)
+    there = photo.transformed(0.5, (40, 30))
+    assert np.allclose(with_carried_face(photo, there).xy, there.xy, atol=1e-3)
+    # The pose looks elsewhere: eyes and ears keep the photo's distances, at the pose's size and place.
+    turned = there.with_joints(FACE, there.xy[list(FACE)] * (0.5, 1.0) + (0.5 * there.xy[NOSE, 0], 0.0))
+    carried = with_carried_face(photo, turned)
+    ears = [R_EAR, L_EAR]
+    before, after = (float(np.linalg.norm(np.diff(s.xy[ears], axis=0))) for s in (photo, carried))
+    scale = after / before
+    for a, b in itertools.combinations(FACE, 2):
+        expected = scale * np.linalg.norm(photo.xy[a] - photo.xy[b])
+        assert np.linalg.norm(carried.xy[a] - carried.xy[b]) == pytest.approx(expected, rel=1e-3)
+    assert 0.35 < scale < 0.7
+    assert np.linalg.norm(carried.xy[list(FACE)].mean(0) - turned.xy[list(FACE)].mean(0)) < 5
+    assert np.array_equal(carried.xy[LIMB_JOINTS], turned.xy[LIMB_JOINTS])
+    no_face = skeleton(STANDING, FACE)
+    assert with_carried_face(no_face, turned) is turned
