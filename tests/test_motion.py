@@ -179,7 +179,9 @@ def test_a_guessed_face_does_not_turn_the_head_over() -> None:
     for seed in range(20):
         guessed = STANDING.copy()
         guessed[list(FACE)] = (100, 37) + np.random.default_rng(seed).uniform(-9, 9, (5, 2))
-        found, _ = maps_between(guessed, WALKING).at(torch.tensor([[[106.0, 10.0], [106.0, 60.0]]]) / 256)
+        found, _ = maps_between(guessed, WALKING).at(
+            torch.tensor([[[106.0, 10.0], [106.0, 60.0]]]).double() / 256
+        )
         assert found[0, 1, 0, 1] < found[0, 1, 1, 1], "the crown is below the chin"
 
 
