@@ -36,17 +36,19 @@ _LIMBS = (
     (R_SHOULDER, R_ELBOW), (R_ELBOW, R_WRIST), (L_SHOULDER, L_ELBOW), (L_ELBOW, L_WRIST),
     (R_HIP, R_KNEE), (R_KNEE, R_ANKLE), (L_HIP, L_KNEE), (L_KNEE, L_ANKLE),
 )  # fmt: skip
+_TRUNK = ((NECK, R_HIP), (NECK, L_HIP))
 
-# Weights of the four differences; each is about 1 where a person would call the result wrong.
-_STRETCH, _TURN, _FACE, _MISSING = 0.8, 0.9, 0.7, 2.0
+# Weights of the five differences; each is about 1 where a person would call the result wrong.
+_STRETCH, _BEND, _TURN, _FACE, _MISSING = 0.8, 1.0, 0.9, 0.7, 2.0
 
 
 def suitability(source: Skeleton, target: Skeleton, size: tuple[int, int]) -> float:
     """Between 0 (cannot be shown from this photo) and 1 (the photo's own view).
 
-    Four differences lower it: limbs that would have to be stretched beyond what the photo shows of them, another
-    side of the body towards the camera, a face where the photo has none (or the other way), and parts of the
-    target inside the frame that the photo does not show.
+    Five differences lower it: limbs that would have to be stretched beyond what the photo shows of them, limbs and
+    torso that point elsewhere (clothes fold and light falls otherwise there), another side of the body towards the
+    camera, a face where the photo has none (or the other way), and parts of the target inside the frame that the
+    photo does not show.
 
     Args:
         source (`Skeleton`): the actor in the photo.
@@ -66,15 +68,27 @@ def suitability(source: Skeleton, target: Skeleton, size: tuple[int, int]) -> fl
         ratio = math.log(max(_length(target, limb) / wanted, 0.1) / max(_length(source, limb) / own, 0.1))
         # Too long a source is squeezed, which looks better than too short a one stretched.
         stretch.append(min(ratio, 1.5) if ratio > 0 else 0.5 * min(-ratio, 1.5))
+    bends = [
+        abs(_angle(source, bone) - _angle(target, bone))
+        for bone in (*_LIMBS, *_TRUNK)
+        if inside[bone[1]] and _shown(source, bone) and _shown(target, bone)
+    ]
+    bend = sum(min(b, 2 * math.pi - b) for b in bends) / (math.pi / 2) / max(len(bends), 1)
     turn = abs(_facing(source) / own - _facing(target) / wanted) / 0.5
     face = abs(float(_has_face(source)) - float(_has_face(target)))
     missing = float((inside & ~source.visible)[[j for limb in _LIMBS for j in limb]].mean())
-    cost = _STRETCH * (sum(stretch) / max(len(stretch), 1)) + _TURN * turn + _FACE * face + _MISSING * missing
+    cost = _STRETCH * (sum(stretch) / max(len(stretch), 1)) + _BEND * bend
+    cost += _TURN * turn + _FACE * face + _MISSING * missing
     return math.exp(-cost)
 
 
 def _length(person: Skeleton, limb: tuple[int, int]) -> float:
     return float(np.linalg.norm(person.xy[limb[0]] - person.xy[limb[1]]))
+
+
+def _angle(person: Skeleton, bone: tuple[int, int]) -> float:
+    x, y = person.xy[bone[1]] - person.xy[bone[0]]
+    return math.atan2(y, x)
 
 
 def _shown(person: Skeleton, joints: Sequence[int]) -> bool:

@@ -19,7 +19,18 @@ from models.images import Picture, load_picture, save_png
 from models.metrics import pckh
 from server.pipeline import Insertion, Pipeline
 from shared.errors import WalkOnError
-from shared.skeleton import Skeleton
+from shared.skeleton import (
+    L_ANKLE,
+    L_HIP,
+    L_KNEE,
+    L_SHOULDER,
+    NOSE,
+    R_ANKLE,
+    R_HIP,
+    R_KNEE,
+    R_SHOULDER,
+    Skeleton,
+)
 
 _TILE = 420  # height of a picture on the contact sheet, in pixels
 
@@ -38,12 +49,17 @@ class Outcome:
 
 
 def evaluate_inserts(
-    photos: Sequence[Path], pairs: int, pipeline: Pipeline, sheet: Path | None = None, seed: int = 0
+    scenes: Sequence[Path],
+    actors: Sequence[Path],
+    pairs: int,
+    pipeline: Pipeline,
+    sheet: Path | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Inserts actors into scenes, all from one set of photos, and finds them again.
+    """Inserts actors into scenes and finds them again.
 
     Args:
-        photos (sequence of `Path`): each serves as scene and as actor equally often.
+        scenes, actors (sequences of `Path`): photos; each serves equally often.
         pairs (`int`): how many pairs to try.
         pipeline (`Pipeline`): what is judged.
         sheet (`Path`, *optional*): a PNG of all results: skeletons beside the result, the error's words else.
@@ -54,7 +70,7 @@ def evaluate_inserts(
         the pose estimator, joints inside the frame and not hidden), `seconds` (median), `rows`.
     """
     outcomes, tiles = [], []
-    for scene_path, actor_path in _pairs(photos, pairs):
+    for scene_path, actor_path in _pairs(scenes, actors, pairs):
         outcome = Outcome(scene_path.name, actor_path.name)
         try:
             scene = load_picture(scene_path)
@@ -86,8 +102,9 @@ def evaluate_inserts(
 def found_again(result: NDArray[np.uint8], done: Insertion, pipeline: Pipeline) -> tuple[int, int]:
     """PCKh counts (see `pckh`) of the inserted person in the finished picture `(H, W, 3)`.
 
-    All people of the picture are detected, and the one nearest to the skeleton is compared. Joints outside the
-    frame or where the layer is transparent (hidden behind nearer people) aren't looked for.
+    All people of the picture are detected, and the one nearest to the skeleton is compared; where nobody is detected
+    there, the estimator is shown the skeleton's box. Joints outside the frame or where the layer is transparent
+    (hidden behind nearer people) aren't looked for.
     """
     height, width = result.shape[:2]
     x, y = np.floor(done.skeleton.xy).astype(int).T
@@ -97,8 +114,14 @@ def found_again(result: NDArray[np.uint8], done: Insertion, pipeline: Pipeline) 
     shown = inside.copy()
     shown[inside] = alpha[y[inside], x[inside]] > 0
     truth = Skeleton(done.skeleton.xy, done.skeleton.visible & shown, done.skeleton.score)
-    people = pipeline.detect(result)
-    return pckh(truth, min(people, key=lambda person: _distance(truth, person), default=None))
+    if not truth.visible.any():
+        return 0, 0
+    nearest = min(pipeline.detect(result), key=lambda person: _distance(truth, person), default=None)
+    if nearest is None or _distance(truth, nearest) > 0.25 * float(
+        np.ptp(truth.box.reshape(2, 2), axis=0).max()
+    ):
+        nearest = pipeline.pose.estimate(result, truth.box)
+    return pckh(truth, nearest)
 
 
 def _alpha_in(done: Insertion, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -114,11 +137,37 @@ def _distance(truth: Skeleton, person: Skeleton) -> float:
     return float(np.linalg.norm(truth.xy - person.xy, axis=1)[both].mean()) if both.any() else float("inf")
 
 
-def _pairs(photos: Sequence[Path], pairs: int) -> Iterator[tuple[Path, Path]]:
+def standing_actors(photos: Sequence[Path], pipeline: Pipeline) -> list[Path]:
+    """The photos that the README asks for: the largest person stands upright and is seen from head to feet."""
+    chosen = []
+    for path in photos:
+        try:
+            person = pipeline.find_actor(load_picture(path)).skeleton
+        except WalkOnError:
+            continue
+        if not person.visible[
+            [NOSE, R_SHOULDER, L_SHOULDER, R_HIP, L_HIP, R_KNEE, L_KNEE, R_ANKLE, L_ANKLE]
+        ].all():
+            continue
+        shoulders, hips, ankles = (
+            person.xy[list(pair)].mean(0)
+            for pair in ((R_SHOULDER, L_SHOULDER), (R_HIP, L_HIP), (R_ANKLE, L_ANKLE))
+        )
+        torso = float(np.linalg.norm(hips - shoulders))
+        # Standing, the ankles are about 1.6 torsos below the hips; seated or crouching, less than 1.2.
+        if ankles[1] - hips[1] > 1.2 * torso and hips[1] - shoulders[1] > 0.85 * torso:
+            chosen.append(path)
+    return chosen
+
+
+def _pairs(scenes: Sequence[Path], actors: Sequence[Path], pairs: int) -> Iterator[tuple[Path, Path]]:
     for number in range(pairs):
-        turn, index = divmod(number, len(photos))
-        # Another shift each turn; 5 and 3 keep neighbours of one origin apart.
-        yield photos[index], photos[(index + 5 + 3 * turn) % len(photos)]
+        turn, index = divmod(number, len(scenes))
+        scene = scenes[index]
+        # Neighbours in a folder are often of one origin: step on by 5, and by 3 more each turn.
+        shift = index + 5 + 3 * turn
+        actor = actors[shift % len(actors)]
+        yield scene, actor if actor != scene or len(actors) == 1 else actors[(shift + 1) % len(actors)]
 
 
 def _tile(scene: Picture, done: Insertion, result: NDArray[np.uint8], title: str) -> NDArray[np.uint8]:

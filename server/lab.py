@@ -192,19 +192,30 @@ def eval_insert(
     photos: Photos,
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs of scene and actor.")] = 23,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet, a PNG.")] = None,
+    every_actor: Annotated[
+        bool, typer.Option("--every-actor", help="Also actors who sit, crouch or are cut by the frame.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json: Json = False,
 ) -> None:
-    """The whole job on real photos: each serves as scene and as actor."""
+    """The whole job on real photos: all serve as scenes, those of a whole standing person as actors."""
     import msgspec
 
-    from server.evaluate import evaluate_inserts
+    from server.evaluate import evaluate_inserts, standing_actors
     from server.pipeline import Pipeline
 
     paths = sorted(p for p in photos.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
     if not paths:
         raise BadInput(f"{photos}: holds no photos", "Give a folder of JPEG, PNG or WebP files", str(photos))
-    said = evaluate_inserts(paths, pairs, Pipeline(), sheet, seed)
+    pipeline = Pipeline()
+    actors = paths if every_actor else standing_actors(paths, pipeline)
+    if not actors:
+        raise BadInput(
+            f"{photos}: shows nobody standing from head to feet",
+            "Add such a photo, or --every-actor",
+            "photos",
+        )
+    said = evaluate_inserts(paths, actors, pairs, pipeline, sheet, seed)
     if json:
         typer.echo(msgspec.json.encode(said).decode())
         return
