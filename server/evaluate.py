@@ -42,6 +42,7 @@ class Outcome:
     scene: str
     actor: str
     error: str = ""
+    found: bool = False
     correct: int = 0
     total: int = 0
     seconds: float = 0.0
@@ -67,7 +68,8 @@ def evaluate_inserts(
 
     Returns:
         `pairs`, `inserted`, `errors` (words of each), `pckh` (of the inserted people, found again in the result by
-        the pose estimator, joints inside the frame and not hidden), `seconds` (median), `rows`.
+        the pose estimator, joints inside the frame and not hidden), `found` (how many of them the estimator sees at
+        all) and `pckh_found` (of those), `seconds` (median), `rows`.
     """
     outcomes, tiles = [], []
     for scene_path, actor_path in _pairs(scenes, actors, pairs):
@@ -81,7 +83,7 @@ def evaluate_inserts(
             outcome.seconds = round(sum(done.seconds.values()), 3)
             outcome.warnings = list(done.warnings)
             result = composite(scene.rgb, done.layer)
-            outcome.correct, outcome.total = found_again(result, done, pipeline)
+            outcome.found, outcome.correct, outcome.total = found_again(result, done, pipeline)
             if sheet is not None:
                 tiles.append(_tile(scene, done, result, f"{scene_path.stem} + {actor_path.stem}"))
         outcomes.append(outcome)
@@ -89,22 +91,28 @@ def evaluate_inserts(
         save_png(sheet, _stack(tiles))
     inserted = [o for o in outcomes if not o.error]
     total = sum(o.total for o in inserted)
+    again = [o for o in inserted if o.found]
     return {
         "pairs": len(outcomes),
         "inserted": len(inserted),
         "errors": [f"{o.scene} + {o.actor}: {o.error}" for o in outcomes if o.error],
         "pckh": round(sum(o.correct for o in inserted) / total, 4) if total else None,
+        "found": len(again),
+        "pckh_found": round(sum(o.correct for o in again) / sum(o.total for o in again), 4)
+        if again
+        else None,
         "seconds": statistics.median(o.seconds for o in inserted) if inserted else None,
         "rows": [vars(o) for o in outcomes],
     }
 
 
-def found_again(result: NDArray[np.uint8], done: Insertion, pipeline: Pipeline) -> tuple[int, int]:
-    """PCKh counts (see `pckh`) of the inserted person in the finished picture `(H, W, 3)`.
+def found_again(result: NDArray[np.uint8], done: Insertion, pipeline: Pipeline) -> tuple[bool, int, int]:
+    """Whether the inserted person is found in the finished picture `(H, W, 3)`, and PCKh counts (see `pckh`).
 
-    All people of the picture are detected, and the one nearest to the skeleton is compared; where nobody is detected
-    there, the estimator is shown the skeleton's box. Joints outside the frame or where the layer is transparent
-    (hidden behind nearer people) aren't looked for.
+    All people of the picture are detected, the estimator also looks into the skeleton's box (as it does at
+    pictures of one person, for which PCKh was made), and who is nearest to the skeleton is compared. Joints
+    outside the frame or where the layer is transparent (hidden behind nearer people) aren't looked for. Who lies
+    further from the skeleton than a sixth of its size, on average of the joints, is somebody else.
     """
     height, width = result.shape[:2]
     x, y = np.floor(done.skeleton.xy).astype(int).T
@@ -115,13 +123,11 @@ def found_again(result: NDArray[np.uint8], done: Insertion, pipeline: Pipeline) 
     shown[inside] = alpha[y[inside], x[inside]] > 0
     truth = Skeleton(done.skeleton.xy, done.skeleton.visible & shown, done.skeleton.score)
     if not truth.visible.any():
-        return 0, 0
-    nearest = min(pipeline.detect(result), key=lambda person: _distance(truth, person), default=None)
-    if nearest is None or _distance(truth, nearest) > 0.25 * float(
-        np.ptp(truth.box.reshape(2, 2), axis=0).max()
-    ):
-        nearest = pipeline.pose.estimate(result, truth.box)
-    return pckh(truth, nearest)
+        return False, 0, 0
+    seen = [*pipeline.detect(result), pipeline.pose.estimate(result, truth.box)]
+    nearest = min(seen, key=lambda person: _distance(truth, person))
+    found = _distance(truth, nearest) < float(np.ptp(truth.box.reshape(2, 2), axis=0).max()) / 6
+    return found, *pckh(truth, nearest)
 
 
 def _alpha_in(done: Insertion, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -223,7 +223,8 @@ def eval_insert(
         typer.echo(error)
     typer.echo(
         f"{said['inserted']} of {said['pairs']} pairs ended in a picture, the others in the errors above; "
-        f"PCKh {said['pckh']}, median {said['seconds']} s"
+        f"PCKh {said['pckh']}, of the {said['found']} that the estimator finds again {said['pckh_found']}; "
+        f"median {said['seconds']} s"
     )
 
 
