@@ -184,7 +184,9 @@ class PoseEstimator:
         box = [min(left, feet[0]), top, max(right, feet[0]), min(feet[1], rgb.shape[0])]
         again = self._thunder(rgb, np.array(box))
         found = again.keypoints[:, 2] >= JOINT_THRESHOLD
-        same = oks(again.keypoints, person.keypoints, 0.6 * (right - left) * (bottom - top), seen.astype(np.float64))
+        same = oks(
+            again.keypoints, person.keypoints, 0.6 * (right - left) * (bottom - top), seen.astype(np.float64)
+        )
         better = found.sum() > seen.sum() and found[ankles].any()
         return again if better and same >= _SAME_PERSON_OKS else person
 

@@ -71,7 +71,10 @@ def load(network_class: type[Network], stage: str, name: str) -> Network:
             f"{stage}/{name}",
         )
     network = network_class(**config)
-    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
+    state = {
+        k: v.float() if v.is_floating_point() else v
+        for k, v in load_file(folder / "model.safetensors").items()
+    }
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

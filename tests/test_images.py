@@ -232,6 +232,7 @@ def test_truncated(kind: str, share: float) -> None:
     assert message.startswith("half: is truncated") or "damaged" in message
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damage_never_escapes_as_another_error() -> None:
     rng = np.random.default_rng(0)
     for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP"):

@@ -84,7 +84,10 @@ def test_a_joint_that_is_not_finite_is_named() -> None:
         (b"", "pose.json: is not OpenPose JSON"),
         (b"[1]", "Expected `object`, got `array`"),
         (b'{"people": [{}]}', "missing required field `pose_keypoints_2d`"),
-        (json.dumps({"people": [{"pose_keypoints_2d": [0] * 75}]}).encode(), "person 0: has 75 numbers, not 54"),
+        (
+            json.dumps({"people": [{"pose_keypoints_2d": [0] * 75}]}).encode(),
+            "person 0: has 75 numbers, not 54",
+        ),
         (b"[" * 100_000, "pose.json: is not OpenPose JSON"),
     ],
 )
