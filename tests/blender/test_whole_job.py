@@ -248,7 +248,7 @@ def test_all_people_off_and_all_joints_hidden(with_server: None, shot: bpy.types
 
 def test_cancel_ends_a_job(with_server: None, shot: bpy.types.Scene) -> None:
     threading.Timer(0.05, part("jobs").cancel).start()
-    with pytest.raises(RuntimeError, match="[Cc]ancel"):
+    with pytest.raises(RuntimeError, match=r"[Cc]ancel"):
         bpy.ops.walkon.find_people()
         bpy.ops.walkon.suggest()
     assert not state().job
