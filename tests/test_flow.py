@@ -79,9 +79,13 @@ def test_conditions_are_obeyed(network: Flow, val: Examples) -> None:
     assert complete(FULL) > 0.85 > 0.3 > complete(CUT)
 
     feet = torch.tensor([-0.2, 0.2]).expand(20, 16, 2)
-    people = network.sample(*tensors(batch), noise, torch.full((20, 16), FULL), feet)
-    ankles = torch.from_numpy(flow.lowest_ankle(people.flatten(0, 1).numpy())).view(20, 16, 2)
-    assert (ankles - feet).norm(dim=-1).nanmedian() < 0.05
+
+    def feet_off(asked: torch.Tensor | None) -> float:
+        people = network.sample(*tensors(batch), noise, torch.full((20, 16), FULL), asked)
+        ankles = torch.from_numpy(flow.lowest_ankle(people.flatten(0, 1).numpy())).view(20, 16, 2)
+        return float((ankles - feet).norm(dim=-1).nanmedian())
+
+    assert feet_off(feet) < 0.12 < 0.5 * feet_off(None)
 
 
 def test_knows_more_than_an_untrained_network(network: Flow, val: Examples) -> None:

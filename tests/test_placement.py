@@ -205,3 +205,15 @@ def test_the_network_beats_random_people(placement: Placement, val: Examples) ->
     assert our_scale < 0.8 * their_scale
     valid, known = anatomy.installed().valid_bones(drawn[:, 0], anatomy.installed().stature(drawn[:, 0]))
     assert valid.sum() > 0.95 * known.sum()
+
+
+def test_the_papers_network_can_be_chosen(val: Examples) -> None:
+    placement = Placement("wgan")
+    drawn = placement._sampler.draw(val.batch(np.arange(2)), 0, [-1] * 3)
+    assert drawn.shape == (2, 3, 18, 3)
+    assert np.isfinite(drawn).all()
+    assert np.array_equal(drawn, placement._sampler.draw(val.batch(np.arange(2)), 0, [-1] * 3))
+    # Its first weights may find nobody a place; then it says so.
+    context, _, size = val.scene(0)
+    with contextlib.suppress(NoCandidate):
+        placement.place(context, size, 2)
