@@ -131,9 +131,9 @@ def train_transfer(
     """Train stage 3."""
     size = {} if batch is None else {"batch": batch}
     if generator == "motion":
-        from models import motion
+        from models import motion_training
 
-        motion.train(pairs, out, minutes, threads=threads, seed=seed, **size)
+        motion_training.train(pairs, out, minutes, threads=threads, seed=seed, **size)
     else:
         from models import msa
 
@@ -182,7 +182,7 @@ def eval_refine(examples: Examples, json: Json = False) -> None:
 @eval_app.command("transfer")
 def eval_transfer(pairs: Pairs, count: Annotated[int, typer.Option(min=1)] = 100, json: Json = False) -> None:
     """Stage 3 on held-out rendered pairs."""
-    from models.motion import evaluate
+    from models.motion_training import evaluate
 
     show(evaluate(pairs / "val", count=count), json)
 

@@ -16,16 +16,13 @@ from models.motion import (
     Frame,
     Motion,
     MotionTransfer,
-    PartMaps,
     Person,
-    complete,
     missing_parts,
     person_frame,
-    pixel_grid,
     spread_colours,
-    torso_length,
     with_carried_face,
 )
+from models.parts import PartMaps, complete, pixel_grid, torso_length
 from shared.errors import BadInput, MissingWeights, NoActor
 from shared.skeleton import (
     FACE,

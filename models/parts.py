@@ -1,0 +1,467 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Body parts as maps: from two skeletons, where in the photo each point of the target pose comes from.
+
+Conventions: a *frame* is a square around a person; inside it coordinates run from 0 to 1, y downward. Lengths of a
+body are given in *torsos*, the distance from neck to mid-hip as it would be seen from the front.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shared.skeleton import (
+    FACE,
+    L_ANKLE,
+    L_EAR,
+    L_ELBOW,
+    L_HIP,
+    L_KNEE,
+    L_SHOULDER,
+    L_WRIST,
+    NECK,
+    NOSE,
+    R_ANKLE,
+    R_EAR,
+    R_ELBOW,
+    R_HIP,
+    R_KNEE,
+    R_SHOULDER,
+    R_WRIST,
+)
+
+PARTS = (
+    "torso", "head",
+    "left upper arm", "left forearm", "right upper arm", "right forearm",
+    "left thigh", "left calf", "right thigh", "right calf",
+)  # fmt: skip
+"""Forearms include the hand, calves the foot: their maps go on beyond the last joint."""
+NUM_PARTS = len(PARTS)
+
+BONES = (
+    (L_SHOULDER, L_ELBOW), (L_ELBOW, L_WRIST), (R_SHOULDER, R_ELBOW), (R_ELBOW, R_WRIST),
+    (L_HIP, L_KNEE), (L_KNEE, L_ANKLE), (R_HIP, R_KNEE), (R_KNEE, R_ANKLE),
+)  # fmt: skip
+_NUM_BONES = len(BONES)
+_OTHER_SIDE = (2, 3, 0, 1, 6, 7, 4, 5)
+_PARENT = (0, 0, 2, 2, 4, 4, 6, 6)
+_NEIGHBOURS = ((1, 2, 4, 6, 8), (0,), (0, 3), (2,), (0, 5), (4,), (0, 7), (6,), (0, 9), (8,))
+"""Parts that share a joint: near it both own the pixels, so that a bent joint opens no gap."""
+
+# Half-widths of a limb at its start and at its end, and how far the hand or foot goes on, all in torsos: clothed
+# people of average build; they only decide which limb a pixel belongs to, the photo's matte gives the outline.
+_HALF_WIDTH_START = (0.17, 0.13, 0.17, 0.13, 0.24, 0.17, 0.24, 0.17)
+_HALF_WIDTH_END = (0.15, 0.19, 0.15, 0.19, 0.18, 0.30, 0.18, 0.30)
+_BEYOND_END = (0.0, 0.28, 0.0, 0.28, 0.0, 0.12, 0.0, 0.12)
+
+_SEGMENTS = (
+    (R_SHOULDER, L_SHOULDER, 0.72), (NECK, R_HIP, 1.03), (NECK, L_HIP, 1.03), (NECK, NOSE, 0.45), (R_EAR, L_EAR, 0.32),
+    (R_SHOULDER, R_ELBOW, 0.58), (L_SHOULDER, L_ELBOW, 0.58), (R_ELBOW, R_WRIST, 0.52), (L_ELBOW, L_WRIST, 0.52),
+    (R_HIP, R_KNEE, 0.85), (L_HIP, L_KNEE, 0.85), (R_KNEE, R_ANKLE, 0.83), (L_KNEE, L_ANKLE, 0.83),
+)  # fmt: skip
+"""Pairs of joints with the distance between them in torsos, seen square on."""
+
+
+def perp(v: Tensor) -> Tensor:
+    return torch.stack([-v[..., 1], v[..., 0]], -1)
+
+
+def normalised(v: Tensor) -> Tensor:
+    return v / v.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+
+
+def _mean_of(xy: Tensor, known: Tensor, joints: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Mean `(B, 2)` of the known ones among the joints, and whether there is any `(B, 1)`."""
+    weight = known[:, joints, None].to(xy.dtype)
+    total = weight.sum(1)
+    return (xy[:, joints] * weight).sum(1) / total.clamp_min(1), total > 0
+
+
+def torso_length(xy: Tensor, known: Tensor) -> Tensor:
+    """How long the torso would be seen from the front, from whatever joints are known.
+
+    Foreshortening only shortens, so the longest segments, each divided by its length on an average body, tell.
+
+    Args:
+        xy (`(B, 18, 2)` float): joints.
+        known (`(B, 18)` bool).
+
+    Returns `(B,)`, in the unit of `xy`; a third of the joints' extent where no segment is known.
+    """
+    a, b, length = zip(*_SEGMENTS, strict=True)
+    both = known[:, a] & known[:, b]
+    ratio = (xy[:, a] - xy[:, b]).norm(dim=-1) / xy.new_tensor(length) * both
+    count = both.sum(1).clamp(1, 3)
+    longest = ratio.topk(3, dim=1)[0].sum(1) / count
+    far = torch.where(known[..., None], xy, xy.new_tensor(-math.inf)).amax(1)
+    near = torch.where(known[..., None], xy, xy.new_tensor(math.inf)).amin(1)
+    extent = (far - near).amax(1) / 3
+    fallback = torch.where(extent.isfinite() & (extent > 1e-4), extent, torch.ones_like(extent) * 0.25)
+    return torch.where(longest > 1e-4, longest, fallback)
+
+
+class Body(NamedTuple):
+    """Joints of a batch of people with the trunk completed where joints are missing."""
+
+    xy: Tensor  # (B, 18, 2), neck, shoulders and hips are always sensible
+    known: Tensor  # (B, 18) bool, as given
+    torso: Tensor  # (B,) torso length
+    head: Tensor  # (B, 2) middle of the face
+    down: Tensor  # (B, 2) unit vector from head to hips
+
+
+def complete(xy: Tensor, known: Tensor) -> Body:
+    """Fills in neck, shoulders, hips and the middle of the face where they are missing.
+
+    Args:
+        xy (`(B, 18, 2)` float): joints; what stands at unknown ones does not matter as long as it is finite.
+        known (`(B, 18)` bool).
+    """
+    size = torso_length(xy, known)
+    unit = size[:, None]
+    face, has_face = _mean_of(xy, known, FACE)
+    top, has_top = _mean_of(xy, known, (NECK, R_SHOULDER, L_SHOULDER))
+    bottom, has_bottom = _mean_of(xy, known, (R_HIP, L_HIP))
+    anything, _ = _mean_of(xy, known, tuple(range(18)))
+    down = xy.new_tensor([0.0, 1.0]).expand(len(xy), 2)
+    down = torch.where(has_face & has_bottom, bottom - face, down)
+    down = torch.where(has_face & has_top, top - face, down)
+    down = torch.where(has_top & has_bottom, bottom - top, down)
+    down = torch.where(down.norm(dim=-1, keepdim=True) > 1e-4, down, xy.new_tensor([0.0, 1.0]))
+    down = normalised(down)
+
+    def is_known(joint: int) -> Tensor:
+        return known[:, joint, None]
+
+    right, left = xy[:, R_SHOULDER], xy[:, L_SHOULDER]
+    both_shoulders = is_known(R_SHOULDER) & is_known(L_SHOULDER)
+    neck = anything
+    neck = torch.where(has_top, top, neck)
+    neck = torch.where(has_bottom & ~has_top, bottom - down * unit, neck)
+    neck = torch.where(has_face & ~has_top, face + down * unit * 0.42, neck)
+    neck = torch.where(both_shoulders, (right + left) / 2, neck)
+    neck = torch.where(is_known(NECK), xy[:, NECK], neck)
+    # From the right to the left shoulder; a person facing us has the left one on the right of the picture.
+    across = -perp(down) * unit * 0.7
+    hips = xy[:, L_HIP] - xy[:, R_HIP]
+    both_hips = is_known(R_HIP) & is_known(L_HIP)
+    across = torch.where(both_hips, hips * 1.5, across)
+    across = torch.where(is_known(R_SHOULDER), 2 * (neck - right), across)
+    across = torch.where(is_known(L_SHOULDER), 2 * (left - neck), across)
+    across = torch.where(both_shoulders, left - right, across)
+    right = torch.where(is_known(R_SHOULDER), right, neck - across / 2)
+    left = torch.where(is_known(L_SHOULDER), left, neck + across / 2)
+    middle = neck + down * unit
+    middle = torch.where(is_known(R_HIP), xy[:, R_HIP] + across * 0.3, middle)
+    middle = torch.where(is_known(L_HIP) & ~is_known(R_HIP), xy[:, L_HIP] - across * 0.3, middle)
+    right_hip = torch.where(is_known(R_HIP), xy[:, R_HIP], middle - across * 0.3)
+    left_hip = torch.where(is_known(L_HIP), xy[:, L_HIP], middle + across * 0.3)
+    full = xy.clone()
+    for joint, value in (
+        (NECK, neck),
+        (R_SHOULDER, right),
+        (L_SHOULDER, left),
+        (R_HIP, right_hip),
+        (L_HIP, left_hip),
+    ):
+        full[:, joint] = value
+    return Body(full, known, size, torch.where(has_face, face, neck - down * unit * 0.42), down)
+
+
+def _similarity(points: Tensor, images: Tensor, weight: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
+    """Least-squares similarity about the weighted centroids: `(B, 2, 2)` and its squared error `(B,)`.
+
+    Args:
+        points, images (`(B, N, 2)`): already relative to their centroids.
+        weight (`(B, N)`): sums to 1.
+        mirrored (`bool`): with a reflection.
+    """
+    flip = points.new_tensor([-1.0, 1.0]) if mirrored else points.new_ones(2)
+    x = points * flip
+    norm = (weight * (x**2).sum(-1)).sum(1).clamp_min(1e-9)
+    a = (weight * (x * images).sum(-1)).sum(1) / norm
+    b = (weight * (perp(x) * images).sum(-1)).sum(1) / norm
+    matrix = torch.stack([torch.stack([a, -b], -1), torch.stack([b, a], -1)], -2) * flip
+    error = (weight * ((torch.einsum("bij,bnj->bni", matrix, points) - images) ** 2).sum(-1)).sum(1)
+    return matrix, error
+
+
+def _limb_coordinates(points: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Along the bone and across it, `(B, K, M)` each, and the bones' lengths `(B, K, 1)`, for `(B, M, 2)` points."""
+    bone = end - start
+    length = bone.norm(dim=-1, keepdim=True)
+    axis = bone / length.clamp_min(1e-6)
+    # A bone seen end on has no direction: any will do, as long as it is finite.
+    axis = torch.where(length > 1e-6, axis, axis.new_tensor([0.0, 1.0]))
+    offset = (start * axis).sum(-1, keepdim=True)
+    side = perp(axis)
+    along = torch.einsum("bmc,bkc->bkm", points, axis) - offset
+    aside = torch.einsum("bmc,bkc->bkm", points, side) - (start * side).sum(-1, keepdim=True)
+    return along, aside, length
+
+
+def _limb_distance(along: Tensor, aside: Tensor, length: Tensor, torso: Tensor) -> Tensor:
+    """Distance from the limb's axis in half-widths: about 1 on the outline. All `(B, 8, M)`; torso `(B,)`."""
+    unit = torso[:, None, None]
+    table = along.new_tensor([_HALF_WIDTH_START, _HALF_WIDTH_END, _BEYOND_END])[:, None, :, None]
+    # A limb that points at the camera is short, and so is its hand.
+    beyond = table[2] * unit * (length / (0.3 * unit)).clamp(max=1.0)
+    past = along - along.clamp_min(0.0).minimum(length + beyond)
+    toward_end = ((along / length.clamp_min(1e-3) - 0.85) / 0.2).clamp(0, 1)
+    half = (table[0] + (table[1] - table[0]) * toward_end) * unit
+    return torch.sqrt(aside**2 + past**2 + 1e-12) / half
+
+
+def _part_distances(points: Tensor, body: Body, bones: tuple[Tensor, Tensor]) -> Tensor:
+    """Distances `(B, 10, M)` of points `(B, M, 2)` from every part, in half-widths of the part."""
+    unit = body.torso[:, None]
+    neck, hip = body.xy[:, NECK], (body.xy[:, R_HIP] + body.xy[:, L_HIP]) / 2
+    along, aside, length = _limb_coordinates(points, neck[:, None], hip[:, None])
+    along, aside, length = along[:, 0], aside[:, 0], length[:, 0]
+    side = perp(normalised(hip - neck))
+    shoulders = ((body.xy[:, L_SHOULDER] - body.xy[:, R_SHOULDER]) * side).sum(-1, keepdim=True).abs()
+    hips = ((body.xy[:, L_HIP] - body.xy[:, R_HIP]) * side).sum(-1, keepdim=True).abs()
+    wide = torch.maximum(0.55 * shoulders + 0.04 * unit, 0.27 * unit)
+    narrow = torch.maximum(0.5 * hips + 0.14 * unit, 0.25 * unit)
+    share = (along / length.clamp_min(1e-3)).clamp(0, 1)
+    past = along - along.clamp_min(0.0).minimum(length + 0.12 * unit)
+    torso = torch.sqrt((aside / (wide + (narrow - wide) * share)) ** 2 + (past / (0.15 * unit)) ** 2 + 1e-12)
+    up = normalised(body.head - neck)
+    bottom, top = neck + (body.head - neck) * 0.35, body.head + up * 0.1 * unit
+    along, aside, length = _limb_coordinates(points, bottom[:, None], top[:, None])
+    past = along - along.clamp_min(0.0).minimum(length)
+    head = torch.sqrt(aside**2 + past**2 + 1e-12)[:, 0] / (0.27 * unit)
+    limbs = _limb_distance(*_limb_coordinates(points, *bones), body.torso)
+    return torch.cat([torso[:, None], head[:, None], limbs], 1)
+
+
+def _bones_of(body: Body) -> tuple[Tensor, Tensor, Tensor]:
+    """Start and end `(B, 8, 2)` of the limbs and whether they are known `(B, 8)`. A hip or shoulder may be a guess."""
+    start, end = (list(joints) for joints in zip(*BONES, strict=True))
+    trunk = body.known.clone()
+    trunk[:, [R_SHOULDER, L_SHOULDER, R_HIP, L_HIP]] = True
+    return body.xy[:, start], body.xy[:, end], trunk[:, start] & body.known[:, end]
+
+
+class PartMaps:
+    """For each body part the map from target points to source points, exact at the joints.
+
+    A limb is rotated, its length scaled to the bone's, its width and the hand or foot beyond its end by the ratio of
+    the bodies' sizes. The torso is an affine map of shoulders and hips, held near a similarity. The head is a
+    similarity, mirrored when the face looks the other way; then the limbs are mirrored about their axes too.
+    A limb unknown in the source takes the other side's, mirrored, else its parent's; else it is absent.
+
+    Args:
+        source_xy, target_xy (`(B, 18, 2)` float): joints in frame coordinates.
+        source_known, target_known (`(B, 18)` bool).
+    """
+
+    def __init__(
+        self, source_xy: Tensor, source_known: Tensor, target_xy: Tensor, target_known: Tensor
+    ) -> None:
+        self.source = source = complete(source_xy, source_known)
+        self.target = target = complete(target_xy, target_known)
+        self.ratio = ratio = (source.torso / target.torso.clamp_min(1e-6)).clamp(0.1, 10.0)
+        rows = torch.arange(len(source_xy), device=source_xy.device)[:, None]
+        self._fit_torso()
+        self._fit_head()
+        source_start, source_end, self._source_bones = _bones_of(source)
+        self._bones_source = (source_start, source_end)
+        target_start, target_end, target_drawn = _bones_of(target)
+        self._bones_target = (target_start, target_end)
+        own = torch.arange(_NUM_BONES)
+        other, parent = torch.tensor(_OTHER_SIDE), torch.tensor(_PARENT)
+        choices = torch.stack([own, other, parent, other[parent]])
+        usable = self._source_bones[:, choices]  # (B, 4, 8)
+        first = usable.float().argmax(1)  # the first usable choice
+        chosen = choices[first, own]
+        mirrored = (first % 2 == 1) ^ self.head_mirrored[:, None]
+        self._side_sign = torch.where(mirrored, -1.0, 1.0).to(ratio.dtype)[..., None]
+        self._chosen_start, self._chosen_end = source_start[rows, chosen], source_end[rows, chosen]
+        present = usable.any(1)
+        always = torch.ones_like(present[:, :2])
+        self.in_source = torch.cat([always, present], 1)  # (B, 10)
+        self.in_target = torch.cat([always, target_drawn], 1)
+        self._owner = torch.cat([torch.tensor([0, 1]).expand(len(rows), 2), chosen + 2], 1)  # (B, 10)
+
+    def _fit_torso(self) -> None:
+        source, target = self.source, self.target
+        joints = [R_SHOULDER, L_SHOULDER, R_HIP, L_HIP]
+        images, points = source.xy[:, joints], target.xy[:, joints]
+        # Guessed joints count for little.
+        weight = 0.05 + 0.95 * (target.known[:, joints] & source.known[:, joints]).to(points.dtype)
+        weight = weight / weight.sum(1, keepdim=True)
+        self._torso_source = (images * weight[..., None]).sum(1)
+        self._torso_target = (points * weight[..., None]).sum(1)
+        y, x = images - self._torso_source[:, None], points - self._torso_target[:, None]
+
+        def frame(body: Body) -> tuple[Tensor, Tensor]:
+            spine = normalised((body.xy[:, R_HIP] + body.xy[:, L_HIP]) / 2 - body.xy[:, NECK])
+            across = body.xy[:, L_SHOULDER] - body.xy[:, R_SHOULDER] + body.xy[:, L_HIP] - body.xy[:, R_HIP]
+            return spine, (across * perp(spine)).sum(-1) / body.torso
+
+        (spine_s, hand_s), (spine_t, hand_t) = frame(source), frame(target)
+        flipped = (hand_s * hand_t < 0) & (hand_s.abs() > 0.15) & (hand_t.abs() > 0.15)
+        sign = torch.where(flipped, -1.0, 1.0)[:, None].to(x.dtype)
+        side = sign * perp(spine_s)
+        rotation = spine_s[:, :, None] * spine_t[:, None] + side[:, :, None] * perp(spine_t)[:, None]
+        # Towards the similarity with a strength that a torso seen from the front hardly feels, one from the side does.
+        hold = (0.015 * target.torso**2)[:, None, None]
+        xx = torch.einsum("bn,bni,bnj->bij", weight, x, x) + hold * torch.eye(2, dtype=x.dtype)
+        yx = torch.einsum("bn,bni,bnj->bij", weight, y, x) + hold * self.ratio[:, None, None] * rotation
+        self._torso_matrix = yx @ torch.linalg.inv(xx)
+
+    def _fit_head(self) -> None:
+        source, target = self.source, self.target
+        common = (source.known[:, FACE] & target.known[:, FACE]).to(source.xy.dtype)
+        no_face = (common.sum(1, keepdim=True) == 0).to(common.dtype)
+        images = torch.cat([source.xy[:, FACE], source.head[:, None], source.xy[:, [NECK]]], 1)
+        points = torch.cat([target.xy[:, FACE], target.head[:, None], target.xy[:, [NECK]]], 1)
+
+        def fit(neck: float) -> tuple[Tensor, Tensor]:
+            weight = torch.cat([common, no_face, torch.full_like(no_face, neck)], 1)
+            weight = weight / weight.sum(1, keepdim=True)
+            x = points - (points * weight[..., None]).sum(1, keepdim=True)
+            y = images - (images * weight[..., None]).sum(1, keepdim=True)
+            plain, error = _similarity(x, y, weight, mirrored=False)
+            mirror, mirror_error = _similarity(x, y, weight, mirrored=True)
+            turned = (mirror_error < 0.5 * error) & (error > 4e-4 * source.torso**2)
+            return torch.where(turned[:, None, None], mirror, plain), turned
+
+        # A turn of the head swings the face about the neck in the picture too; with three points or more the face
+        # itself tells better how far the head is tilted, unless it contradicts the neck: then it was guessed.
+        by_neck, by_neck_turned = fit(1.0)
+        by_face, by_face_turned = fit(0.1)
+        up = torch.einsum("bij,bj->bi", by_face, target.head - target.xy[:, NECK])
+        agree = (normalised(up) * normalised(source.head - source.xy[:, NECK])).sum(-1) > 0.75
+        trusted = agree & (common.sum(1) >= 3)
+        self.head_mirrored = torch.where(trusted, by_face_turned, by_neck_turned)
+        matrix = torch.where(trusted[:, None, None], by_face, by_neck)
+        scale = torch.linalg.det(matrix).abs().sqrt().clamp_min(1e-6)
+        wanted = torch.minimum(torch.maximum(scale, 0.75 * self.ratio), 1.33 * self.ratio)
+        self._head_matrix = matrix * (wanted / scale)[:, None, None]
+        # The face must hit the face; the neck only turns it.
+        weight = torch.cat([common, no_face], 1)
+        weight = (weight / weight.sum(1, keepdim=True))[..., None]
+        self._head_source = (images[:, :6] * weight).sum(1)
+        self._head_target = (points[:, :6] * weight).sum(1)
+
+    def carried_face(self) -> Tensor:
+        """Where the source's five facial joints come to lie in the target, `(B, 5, 2)` in the order of `FACE`.
+
+        A mirrored head brings the right eye and ear to where the left ones were.
+        """
+        offset = self.source.xy[:, FACE] - self._head_source[:, None]
+        inverse = torch.linalg.inv(self._head_matrix)
+        face = torch.einsum("bij,bnj->bni", inverse, offset) + self._head_target[:, None]
+        swapped = face[:, [0, 2, 1, 4, 3]]
+        return torch.where(self.head_mirrored[:, None, None], swapped, face)
+
+    def move_head(self, offset: Tensor) -> None:
+        """Moves the head in the target by `(B, 2)`."""
+        self._head_target = self._head_target + offset
+
+    def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Source points `(B, 10, M, 2)` and distances from the target's parts `(B, 10, M)` in half-widths.
+
+        Args:
+            points (`(B, M, 2)` float): target points in frame coordinates.
+        """
+        trunk = []
+        for matrix, from_, to in (
+            (self._torso_matrix, self._torso_target, self._torso_source),
+            (self._head_matrix, self._head_target, self._head_source),
+        ):
+            trunk.append(torch.einsum("bij,bmj->bmi", matrix, points - from_[:, None]) + to[:, None])
+        along, aside, length = _limb_coordinates(points, *self._bones_target)
+        bone = self._chosen_end - self._chosen_start
+        source_length = bone.norm(dim=-1, keepdim=True)
+        axis = torch.where(
+            source_length > 1e-6, bone / source_length.clamp_min(1e-6), bone.new_tensor([0.0, 1.0])
+        )
+        ratio = self.ratio[:, None, None]
+        stretch = (source_length / length.clamp_min(1e-6)).minimum(3.5 * ratio).maximum(0.3 * ratio)
+        inside = along.clamp_min(0.0).minimum(length)
+        on_axis = inside * stretch + (along - inside) * ratio
+        off_axis = aside * ratio * self._side_sign
+        limbs = (
+            self._chosen_start[:, :, None]
+            + on_axis[..., None] * axis[:, :, None]
+            + off_axis[..., None] * perp(axis)[:, :, None]
+        )
+        maps = torch.cat([torch.stack(trunk, 1), limbs], 1)
+        # What the photo lacks altogether is taken near the torso, where colours are at least the person's.
+        maps = torch.where(self.in_source[:, :, None, None], maps, maps[:, :1])
+        return maps, _part_distances(points, self.target, self._bones_target)
+
+    def ownership(self, size: int) -> Tensor:
+        """For every source pixel how much it may be taken by each part: `(B, 10, size, size)`, 0..1.
+
+        1 where the part is the nearest, falling slowly towards parts that share a joint and fast towards others, so
+        that a leg does not take the other leg along. Already chosen for the limbs that stand in for missing ones.
+        """
+        batch = len(self.ratio)
+        points = pixel_grid(size).to(self.ratio.dtype).expand(batch, -1, -1)
+        squared = _part_distances(points, self.source, self._bones_source) ** 2
+        # Arms lie in front of the torso more often than behind it.
+        squared = torch.cat([squared[:, :2], squared[:, 2:6] * 0.7, squared[:, 6:]], 1)
+        known = torch.cat([torch.ones_like(self._source_bones[:, :2]), self._source_bones], 1)
+        squared = torch.where(known[..., None], squared, squared.new_tensor(1e4))
+        owned = []
+        for part, near in enumerate(_NEIGHBOURS):
+            strange = [other for other in range(NUM_PARTS) if other != part and other not in near]
+            soft = (squared[:, part] - squared[:, near].amin(1)).clamp_min(0)
+            hard = (squared[:, part] - squared[:, strange].amin(1)).clamp_min(0)
+            owned.append(torch.exp(-(1.0 * soft + 4.0 * hard).clamp(max=30)))
+        own = smoothstep(torch.stack(owned, 1), 0.1, 0.45)
+        rows = torch.arange(batch)[:, None]
+        return (own[rows, self._owner] * self.in_source[:, :, None]).reshape(batch, NUM_PARTS, size, size)
+
+    def change(self) -> Tensor:
+        """How far the target pose is from the source's, `(B,)`, 0 (the same in its frame) to 1.
+
+        The networks' predictions count this much: the photo's own pose comes back untouched.
+        """
+        source, target = self.source, self.target
+        both, either = source.known & target.known, source.known | target.known
+        moved = (target.xy - source.xy).norm(dim=-1) / target.torso[:, None]
+        moved = torch.where(both, moved, either.to(moved.dtype))
+        mean = (moved**2).sum(1) / either.sum(1).clamp_min(1)
+        return 1 - torch.exp(-mean / 0.03**2)
+
+
+def pixel_grid(size: int, rows: slice = slice(None)) -> Tensor:
+    """Centres of a frame's pixels `(1, M, 2)`, row by row, in frame coordinates."""
+    centres = (torch.arange(size) + 0.5) / size
+    return torch.stack(torch.meshgrid(centres, centres[rows], indexing="xy"), -1).reshape(1, -1, 2)
+
+
+def sample(picture: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values `(B, C, ...)` of `(B, C, h, w)` at frame points `(B, ..., 2)`; 0 outside."""
+    grid = points.reshape(len(points), -1, 1, 2) * 2 - 1
+    values = F.grid_sample(picture, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return values.reshape(len(points), picture.shape[1], *points.shape[1:-1])
+
+
+def limb_prior(distance: Tensor, coverage: Tensor, in_target: Tensor) -> tuple[Tensor, Tensor]:
+    """What the part maps alone say: logits of the parts and each part's own alpha, `(B, 10, M)` both.
+
+    Args:
+        distance (`(B, 10, M)`): in half-widths.
+        coverage (`(B, 10, M)`): ownership times matte at the source points.
+        in_target (`(B, 10)` bool).
+    """
+    reach = 1 - smoothstep(distance, 2.2, 2.8)
+    alpha = coverage * reach * in_target[..., None]
+    front = distance.new_tensor([0.0, 0.5] + [1.0] * 4 + [0.0] * 4)[:, None]
+    logits = front - 1.5 * (distance**2).clamp(max=16) + 3.0 * torch.log(alpha + 0.03)
+    return logits.masked_fill(~in_target[..., None], -60.0), alpha
+
+
+def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
+    t = ((x - low) / (high - low)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
