@@ -150,6 +150,21 @@ def eval_pose(annotations: Annotations, photos: Photos, json: Json = False) -> N
     show({"movenet": dataclasses.asdict(evaluate(photos, annotations))}, json)
 
 
+@eval_app.command("matte")
+def eval_matte(
+    pairs: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="A file that `walkon data people` wrote.")
+    ],
+    photos: Photos,
+    count: Annotated[int, typer.Option(min=1, help="How many people.")] = 60,
+    json: Json = False,
+) -> None:
+    """Mattes of rendered people put into real photos, before and after their edges are refined."""
+    from models.matte_eval import evaluate
+
+    show({"blazepose": dataclasses.asdict(evaluate(pairs, photos, count))}, json)
+
+
 @eval_app.command("placement")
 def eval_placement(
     examples: Examples,

@@ -427,6 +427,7 @@ class Pipeline:
 
                     target = with_carried_face(who.skeleton, target)
         target = _what_the_photo_shows(target, who.skeleton)
+        doubts += _lacking(who.skeleton, target)
         with clock.stage("matte"):
             matte = self.cut_out(who)
         with clock.stage("transfer"):
@@ -513,7 +514,8 @@ class Pipeline:
         with clock.stage("transfer"):
             target = _what_the_photo_shows(Skeleton.from_openpose(request.skeleton, "skeleton"), who.skeleton)
             layer = finish.to_layer(self.transfer(who, matte, target, request.generator))
-        return messages.Transferred(layer.x, layer.y, layer.scale, list(who.warnings)), [layer.rgba]
+        warnings = [*who.warnings, *_lacking(who.skeleton, target)]
+        return messages.Transferred(layer.x, layer.y, layer.scale, warnings), [layer.rgba]
 
     def warm_up(self, progress: Callable[[str], None] | None = None) -> None:
         """Runs every stage once, so that the first job is as fast as the rest.
@@ -595,6 +597,16 @@ def _what_the_photo_shows(target: Skeleton, source: Skeleton) -> Skeleton:
     if not visible[list(_PAIRS["knees"])].any():
         visible[list(_PAIRS["ankles"])] = False
     return Skeleton(target.xy, visible, target.score)
+
+
+def _lacking(source: Skeleton, target: Skeleton) -> list[str]:
+    """Warnings about parts that the pose shows and the photo does not, beyond what `find_actor` says."""
+    from models.motion import missing_parts
+
+    return [
+        f"The pose shows the {part}, and the actor photo does not; that part is left out or made up"
+        for part in missing_parts(source, target)
+    ]
 
 
 def _standing_at(skeleton: Skeleton, at: tuple[float, float]) -> Skeleton:

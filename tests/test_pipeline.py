@@ -11,10 +11,10 @@ import pytest
 from models.finish import composite
 from models.images import Picture, load_picture
 from server.evaluate import evaluate_inserts, standing_actors
-from server.pipeline import STAGES, Pipeline
+from server.pipeline import STAGES, Pipeline, _lacking
 from shared import messages
 from shared.errors import Cancelled, NoActor, WalkOnError
-from shared.skeleton import L_ANKLE, L_KNEE, R_ANKLE, R_KNEE, Skeleton
+from shared.skeleton import FACE, L_ANKLE, L_KNEE, R_ANKLE, R_KNEE, Skeleton
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,17 @@ def test_half_an_actor_is_warned_about_and_only_its_half_is_painted(
     done = pipeline.insert(scene, half)
     assert any("does not show the" in warning and "ankles" in warning for warning in done.warnings)
     assert not done.skeleton.visible[[R_ANKLE, L_ANKLE]].any()
+
+
+def test_a_face_that_the_photo_lacks_is_warned_about(
+    pipeline: Pipeline, scene: Picture, actor: Picture
+) -> None:
+    who = pipeline.find_actor(actor)
+    pose = pipeline.insert(scene, actor).skeleton
+    from_behind = Skeleton(who.skeleton.xy, [j not in FACE for j in range(18)])
+    assert pose.visible[list(FACE)].any()
+    assert any("the face" in warning for warning in _lacking(from_behind, pose))
+    assert _lacking(who.skeleton, pose) == []
 
 
 def test_the_largest_of_several_actors_is_taken_and_said(pipeline: Pipeline, shared_data: Path) -> None:
