@@ -271,22 +271,11 @@ def _insert_here(
     request: messages.Insert, scene: Picture, actor: Picture
 ) -> tuple[messages.Inserted, NDArray[Any]]:
     from server.pipeline import Pipeline
-    from shared.skeleton import Skeleton
+    from shared import messages
 
-    done = Pipeline().insert(
-        scene,
-        actor,
-        skeleton=None if request.skeleton is None else Skeleton.from_openpose(request.skeleton),
-        at=request.at,
-        seed=request.seed,
-        candidates=request.candidates,
-        actor_person=request.actor_person,
-        generator=request.generator,
-        network=request.network,
-        color_strength=request.color_strength,
-        progress=_show_progress,
-    )
-    return done.report(), done.layer.rgba
+    done, blobs = Pipeline().run(request, [_to_array(scene), _to_array(actor)], _show_progress)
+    assert isinstance(done, messages.Inserted)
+    return done, blobs[0]
 
 
 def _insert_on_server(
@@ -298,7 +287,7 @@ def _insert_on_server(
     with Client.connect(connection_file) as client:
         done, blobs = client.run(
             request,
-            [scene.rgb, _to_array(actor)],
+            [_to_array(scene), _to_array(actor)],
             on_progress=lambda p: _show_progress(p.stage, p.index, p.count),
         )
     assert isinstance(done, messages.Inserted)

@@ -179,3 +179,13 @@ def test_a_mistyped_command_is_explained() -> None:
     done = walkon("isnert")
     assert done.returncode == 2
     assert "No such command 'isnert'" in done.stderr
+
+
+def test_a_raised_limit_lets_larger_pictures_in(photos: Path, tmp_path: Path) -> None:
+    scene = Image.open(photos / "ccby_000000442450.jpg").resize((9600, 7200))  # 69 megapixels
+    scene.save(tmp_path / "large.jpg", quality=80)
+    arguments = ("insert", "--scene", tmp_path / "large.jpg", "--actor", photos / "ccby_000000234748.jpg")
+    line = refused(*arguments, "--out", tmp_path / "out.png")
+    assert "over the limit of 64" in line
+    done = walkon(*arguments, "--out", tmp_path / "out.png", "--max-megapixels", 70)
+    assert done.returncode == 0, done.stderr
