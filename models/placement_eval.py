@@ -266,13 +266,3 @@ def sheet(
     rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.vstack([r for r in rows if r.shape == rows[0].shape]))
-
-
-def table(rows: dict[str, Row]) -> str:
-    """The rows as Markdown."""
-    names = list(Row.__dataclass_fields__)
-    lines = ["| | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
-    for name, values in rows.items():
-        cells = [getattr(values, n) for n in names]
-        lines.append(f"| {name} | " + " | ".join("-" if np.isnan(c) else f"{c:.3f}" for c in cells) + " |")
-    return "\n".join(lines)

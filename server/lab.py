@@ -169,18 +169,26 @@ def eval_matte(
 def eval_placement(
     examples: Examples,
     scenes: Annotated[int, typer.Option(min=100, help="How many scenes of val2017 at most.")] = 2000,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of 40 scenes, a PNG.")] = None,
     json: Json = False,
 ) -> None:
     """Stage 1 against real people: can a classifier tell them apart, are limbs human, is the true place found?"""
     import msgspec
 
     from models.coco import Examples as Data
-    from models.placement_eval import evaluate
+    from models.placement import Placement
+    from models.placement_eval import evaluate, milliseconds
+    from models.placement_eval import sheet as draw_sheet
     from server.pipeline import PLACEMENTS
 
     val, train = (Data.load(examples / f"{name}.npz") for name in ("val", "train"))
     rows = evaluate(PLACEMENTS, val, train, scenes)
-    show({name: msgspec.to_builtins(row) for name, row in rows.items()}, json)
+    default = Placement(PLACEMENTS[0])
+    said = {name: msgspec.to_builtins(row) for name, row in rows.items()}
+    said[PLACEMENTS[0]]["milliseconds"] = milliseconds(default, val)
+    if sheet is not None:
+        draw_sheet(default, val, sheet)
+    show(said, json)
 
 
 @eval_app.command("refine")
