@@ -75,6 +75,29 @@ class Anatomy(msgspec.Struct, frozen=True):
         ratio = length / np.maximum(stature, 1e-9)[:, None]
         return (ratio >= np.array(self.low)) & (ratio <= np.array(self.high)) & known, known
 
+    def stance(self, people: Floats) -> Floats:
+        """`(N,)` of `(N, 18, 3)` people: 1 standing, -1 sitting, 0 neither or not to be told.
+
+        What `models.flow` was told of COCO's people, seen in part or not, when it was trained: it cannot be changed
+        without training anew. `models.wishes.stances` judges what was drawn, and is the stricter.
+
+        Told by hips and knees: plumb thighs and shins stand; thighs that drop by less than half their length under
+        a trunk that is upright sit (or crouch).
+        """
+        known = people[..., 2] > 0
+        stature = np.maximum(self.stature(people), 1e-9)
+        seen = known[:, [8, 11]] & known[:, [9, 12]]
+        drop = (people[:, [9, 12], 1] - people[:, [8, 11], 1]) / (self.median[4] * stature[:, None])
+        lower = (people[:, [10, 13], 1] - people[:, [9, 12], 1]) / (self.median[5] * stature[:, None])
+        shins = known[:, [10, 13]]
+        hips = np.where(known[:, [8, 11]], people[:, [8, 11], 1], np.nan)
+        trunk = np.where(
+            known[:, 1], (np.nan_to_num(hips, nan=-np.inf).max(1) - people[:, 1, 1]) / stature, 0.0
+        )
+        stands = seen.any(1) & ((drop > 0.75) | ~seen).all(1) & ((lower > 0.7) | ~shins | ~seen).all(1)
+        sits = seen.any(1) & ((drop < 0.5) | ~seen).all(1)
+        return (trunk > 0.3) * (stands * 1.0 - sits * 1.0)
+
     def completed(self, person: Floats, stature: float) -> Floats:
         """A copy of `(18, 3)` in which neck, shoulders, hips, arms and legs are all known.
 
@@ -129,6 +152,21 @@ def upright(people: Floats, stature: Floats) -> Floats:
     """How far `(N, 18, 3)` completed people stand: height from neck to ankles in statures, 0..1."""
     ankles = people[:, [10, 13], 1].mean(1)
     return np.clip((ankles - people[:, 1, 1]) / np.maximum(stature, 1e-9), 0.0, 1.0)
+
+
+def facing(people: Floats, stature: Floats) -> Floats:
+    """`(N,)` of `(N, 18, 3)` people: -1 looking to the left of the picture, 1 to the right, 0 neither or not told.
+
+    What `models.flow` was trained with, see `Anatomy.stance`; `models.wishes.facings` judges what was drawn.
+
+    Told by the nose, which lies to one side of the ears (of the one that is seen) by more than 0.04 statures.
+    """
+    ears = people[:, [16, 17]]
+    number = ears[..., 2].sum(1)
+    middle = (ears[..., 0] * ears[..., 2]).sum(1) / np.maximum(number, 1)
+    off = (people[:, 0, 0] - middle) / np.maximum(stature, 1e-9)
+    told = (number > 0) & (people[:, 0, 2] > 0) & (np.abs(off) > 0.04)
+    return np.where(told, np.sign(off), 0.0)
 
 
 def _robust(values: Floats) -> tuple[float, float]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from shared.errors import BadInput
-from shared.skeleton import FACE, MIRROR, NUM_JOINTS, Skeleton
+from shared.skeleton import FACE, MIRROR, NECK, NUM_JOINTS, Skeleton
 
 BODY = tuple(range(2, 14))
 """Shoulders, elbows, wrists, hips, knees, ankles."""
@@ -153,9 +153,10 @@ class Examples:
             return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
 
-def _kinds(
+def kinds(
     people: NDArray[np.float32], box: NDArray[np.float64], size: NDArray[np.int32]
 ) -> NDArray[np.uint8]:
+    """`(P,)` kind of each person by the known joints and the box (cx, cy, width, height in pixels) `(P, 4)`."""
     known = people[..., 2] > 0
     full = known[:, list(BODY)].all(1) & known[:, list(FACE)].any(1)
     low, high = box[:, :2] - box[:, 2:] / 2, box[:, :2] + box[:, 2:] / 2
@@ -204,10 +205,29 @@ def read_coco(path: Path, *, val: bool) -> Examples:
     people[:, 1, 2] = known17[:, [5, 6]].all(1)
     people[..., :2] *= people[..., 2:]
 
-    joints = known17.sum(1)
-    top = np.where(known17, xy17[..., 1], np.inf).min(1)
-    bottom = np.where(known17, xy17[..., 1], -np.inf).max(1)
-    tall = bottom - top >= MIN_TARGET_HEIGHT * size[:, 1]
+    kind = kinds(people, arrays["bbox_cxcywh"][chosen].astype(np.float64), size)
+    return leave_one_out(people, owner, size, kind, arrays["image_id"][owner].astype(np.int64))
+
+
+def leave_one_out(
+    people: NDArray[np.float32],
+    owner: NDArray[np.int64],
+    size: NDArray[np.int32],
+    kind: NDArray[np.uint8],
+    image: NDArray[np.int64],
+) -> Examples:
+    """Every person who can be a target with the others of the picture.
+
+    Args:
+        people (`(P, 18, 3)` float32), size, kind, image (`(P, ...)`): see `Examples`.
+        owner (`(P,)` int64): number of the picture that the person is in; equal numbers lie side by side.
+    """
+    known = people[..., 2] > 0
+    joints = known.sum(1) - known[:, NECK]
+    top = np.where(known, people[..., 1], np.inf).min(1)
+    bottom = np.where(known, people[..., 1], -np.inf).max(1)
+    # Half a thousandth of a pixel: the coordinates went through float32.
+    tall = (bottom - top) * size.max(1) >= MIN_TARGET_HEIGHT * size[:, 1] - 5e-4
     is_target, is_context = (joints >= MIN_TARGET_JOINTS) & tall, joints >= MIN_CONTEXT_JOINTS
 
     targets: list[int] = []
@@ -220,17 +240,10 @@ def read_coco(path: Path, *, val: bool) -> Examples:
         for person in first + np.flatnonzero(is_target[first:last]):
             targets.append(int(person))
             contexts.append(others[others != person])
-    context = np.full((len(targets), max(len(c) for c in contexts)), -1, np.int32)
+    context = np.full((len(targets), max((len(c) for c in contexts), default=1)), -1, np.int32)
     for row, indices in zip(context, contexts, strict=True):
         row[: len(indices)] = indices
-    return Examples(
-        people,
-        size,
-        _kinds(people, arrays["bbox_cxcywh"][chosen].astype(np.float64), size),
-        arrays["image_id"][owner].astype(np.int64),
-        np.array(targets, np.int32),
-        context,
-    )
+    return Examples(people, size, kind, image, np.array(targets, np.int32), context)
 
 
 def prepare(path: Path, out: Path) -> dict[str, int]:

@@ -15,18 +15,20 @@ import cv2
 import numpy as np
 
 from models import mocap
+from models.cloth import Floats
+from models.drawing import Camera, Light, Renderer, look_at, perspective
 from models.mocap import Pose
-from models.people import Camera, Light, Poses, Renderer, look_at, perspective
+from models.poses import Poses
 from models.wardrobe import (
     DATA,
     Body,
-    Floats,
     Garment,
     Look,
     Wardrobe,
     dress,
     dye,
     dye_hair,
+    face_normals,
     posed,
     read_texture,
     vertex_normals,
@@ -121,8 +123,8 @@ class DemoPeople:
         worn = [
             (suit, dye(suit, role.waist, fabrics[0], fabrics[1], 0.25), one, 0.02),
             (shoes, shoes.texture, one, 0.06),
-            (hair, dye_hair(hair.texture, colour), one, 0.08),
-            (brow, dye_hair(brow.texture, colour * 0.7), one, 0.0),
+            (hair, dye_hair(hair, colour), one, 0.08),
+            (brow, dye_hair(brow, colour * 0.7), one, 0.0),
             (lash, lash.texture, one * 0.3, 0.0),
             (eyes, eyes.texture, one, 0.3),
         ]
@@ -210,7 +212,7 @@ def save_mesh(path: Path, look: Look, vertices: Floats) -> None:
     """
     arrays: dict[str, Any] = {"pieces": np.array(len(look.pieces))}
     floor = vertices[:, 1].min()
-    normals = vertex_normals(vertices, look.faces)
+    normals = vertex_normals(vertices, look.faces, face_normals(vertices, look.faces))
     for i, piece in enumerate(look.pieces):
         corners, used = np.unique(piece.corners[piece.triangles], return_inverse=True)
         # What is worn outside stands off a little, so that nothing under it pokes through.

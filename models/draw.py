@@ -59,6 +59,20 @@ def draw_people(
     return drawn
 
 
+def draw_placement(
+    size: tuple[int, int], context: Sequence[Skeleton], candidates: Sequence[Skeleton], longest: int = 1600
+) -> NDArray[np.uint8]:
+    """A dark frame of that width and height, at most `longest` a side: the context grey, candidates over it.
+
+    Candidates have `COLOURS` in turn; the best lies on top.
+    """
+    scale = min(1.0, longest / max(size))
+    canvas = np.full((max(1, round(size[1] * scale)), max(1, round(size[0] * scale)), 3), 40, np.uint8)
+    people = [person.transformed(scale) for person in (*candidates, *context)]
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(candidates))] + [CONTEXT] * len(context)
+    return draw_people(canvas, people, colours or COLOURS)
+
+
 def _line_width(rgb: NDArray[np.uint8], person: Skeleton) -> float:
     extent = float((person.box[2:] - person.box[:2]).max())
     return max(1.5, min(max(rgb.shape[:2]) / 220, extent / 25))

@@ -33,7 +33,8 @@ DEFAULT_STRENGTH = 1.0
 # --- colour -------------------------------------------------------------------------------------------------
 
 
-def _linear(srgb: Floats) -> Floats:
+def linear(srgb: Floats) -> Floats:
+    """Light, 0..1, of sRGB-encoded values 0..1."""
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
@@ -66,7 +67,7 @@ def to_oklab(srgb: Floats) -> Floats:
     Returns:
         `(..., 3)` float32 array: lightness 0..1, a and b about -0.3..0.3.
     """
-    return (np.cbrt(_linear(srgb) @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T).astype(np.float32)
+    return (np.cbrt(linear(srgb) @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T).astype(np.float32)
 
 
 def from_oklab(lab: Floats) -> Floats:
@@ -104,18 +105,27 @@ def _sample(rgb: Floats, weight: NDArray[np.bool_]) -> Floats:
     return to_oklab(pixels[:: max(1, len(pixels) // _SAMPLES)])
 
 
-def _monochrome(lab: Floats) -> tuple[float, Floats]:
+def _monochrome(lab: Floats) -> tuple[float, Floats, Floats]:
     """How far the scene has a single hue per lightness (a grey or toned picture), 0..1, and that tone.
 
     Returns:
-        the degree, and `(3, 2)` coefficients of a, b over 1, L, L²: zero for a grey picture.
+        the degree; `(3, 2)` coefficients of a, b over 1, L, L²: zero for a grey picture; and the lowest and the
+        highest L for which they hold: a plain wall tells nothing of how it would look dark.
     """
     lightness = lab[:, 0].astype(np.float64)
     powers = np.stack([np.ones_like(lightness), lightness, lightness**2], 1)
     tone = np.linalg.lstsq(powers, lab[:, 1:].astype(np.float64), rcond=None)[0]
     rest = np.linalg.norm(lab[:, 1:] - powers @ tone, axis=1)
     # 99.5 %: one small red coat in the snow makes a scene coloured. Coded grey pictures stay below 0.01.
-    return float(np.clip((0.03 - np.percentile(rest, 99.5)) / 0.02, 0.0, 1.0)), tone
+    degree = float(np.clip((0.03 - np.percentile(rest, 99.5)) / 0.02, 0.0, 1.0))
+    return degree, tone, np.percentile(lightness, (0.5, 99.5))
+
+
+def colourless(rgb: Bytes) -> bool:
+    """Whether a picture `(H, W, 3)` uint8 is black and white, or toned in a single hue."""
+    step = max(1, int(np.sqrt(rgb.shape[0] * rgb.shape[1] / _SAMPLES)))
+    some = rgb[::step, ::step].reshape(-1, 3)
+    return _monochrome(to_oklab(some.astype(np.float32) / 255))[0] > 0.5
 
 
 def harmonise(
@@ -155,7 +165,7 @@ def harmonise(
     scene_float = scene.astype(np.float32) / 255
     theirs = _Colours.of(_sample(scene_float, where))
     everything = _sample(scene_float, np.ones(scene.shape[:2], np.bool_))
-    monochrome, tone = _monochrome(everything)
+    monochrome, tone, known = _monochrome(everything)
     surroundings = _Colours.of(everything)
 
     lab = to_oklab(straight)
@@ -174,7 +184,7 @@ def harmonise(
     chroma = max(theirs.chroma, surroundings.chroma)
     saturation = np.clip((chroma / max(own.chroma, 0.02)) ** 0.5, 0.75, 1.15)
     coloured = lab[..., 1:] * saturation + lab[..., :1] * cast
-    lightness = lab[..., :1]
+    lightness = np.clip(lab[..., :1], *known)
     toned = np.concatenate([np.ones_like(lightness), lightness, lightness**2], -1) @ tone
     lab[..., 1:] = (1 - monochrome) * coloured + monochrome * toned
 
@@ -275,6 +285,20 @@ def nearer(other: Skeleton, target: Skeleton, height: float) -> bool:
     return ground(other, height) > ground(target, height)
 
 
+def peers(target: Skeleton, context: Sequence[Skeleton], count: int) -> list[int]:
+    """Indices of the people nearest in depth to the new one, by their size: they share its light, haze and focus.
+
+    Args:
+        target (`Skeleton`): the new person's.
+        context (sequence of `Skeleton`): the scene's people.
+        count (`int`): how many at most.
+    """
+    people = np.array([np.c_[p.xy, p.visible] for p in (target, *context)])
+    stature = np.log(np.maximum(anatomy.installed().stature(people), 1e-3))
+    away = np.abs(stature[1:] - stature[0])  # NaN, of people who show no bone, is sorted last
+    return [int(i) for i in np.argsort(away, kind="stable")[:count]]
+
+
 def occlusion(
     person: Person, target: Skeleton, context: Sequence[Skeleton], mattes: Sequence[Floats]
 ) -> Floats:
@@ -292,7 +316,7 @@ def occlusion(
     hidden = np.zeros(person.rgba.shape[:2], np.float32)
     for skeleton, matte in zip(context, mattes, strict=True):
         if nearer(skeleton, target, matte.shape[0]):
-            into, out_of = _overlap(hidden.shape, (person.x, person.y), matte.shape)
+            into, out_of = overlap(hidden.shape, (person.x, person.y), matte.shape)
             hidden[into] = np.maximum(hidden[into], matte[out_of])
     return hidden
 
@@ -331,7 +355,7 @@ def to_layer(person: Person, provenance: Mapping[str, Any] | None = None) -> Lay
     Raises:
         BadInput: nothing of the person is visible.
     """
-    rgba = _straight_bytes(person.rgba)
+    rgba = straight_bytes(person.rgba)
     rows, columns = np.any(rgba[..., 3], axis=1).nonzero()[0], np.any(rgba[..., 3], axis=0).nonzero()[0]
     if not rows.size:
         raise BadInput(
@@ -344,7 +368,8 @@ def to_layer(person: Person, provenance: Mapping[str, Any] | None = None) -> Lay
     return Layer(cropped, person.x + int(left), person.y + int(top), provenance=dict(provenance or {}))
 
 
-def _straight_bytes(premultiplied: Floats) -> Bytes:
+def straight_bytes(premultiplied: Floats) -> Bytes:
+    """8 bits with straight alpha, from premultiplied `(h, w, 4)` in 0..1; colours are 0 where alpha is."""
     alpha = np.round(np.clip(premultiplied[..., 3:], 0, 1) * 255)
     colour = premultiplied[..., :3] / np.maximum(premultiplied[..., 3:], 1e-6)
     return np.concatenate([np.round(np.clip(colour, 0, 1) * 255) * (alpha > 0), alpha], -1).astype(np.uint8)
@@ -361,7 +386,7 @@ def composite(scene: Bytes, layer: Layer) -> Bytes:
     """
     layer = resampled(layer)
     result = scene.copy()
-    out_of, into = _overlap(layer.rgba.shape[:2], (layer.x, layer.y), scene.shape[:2])
+    out_of, into = overlap(layer.rgba.shape[:2], (layer.x, layer.y), scene.shape[:2])
     part = layer.rgba[out_of].astype(np.uint32)
     alpha = part[..., 3:]
     result[into] = ((alpha * part[..., :3] + (255 - alpha) * result[into] + 127) // 255).astype(np.uint8)
@@ -378,7 +403,7 @@ def resampled(layer: Layer) -> Layer:
     values[..., :3] *= values[..., 3:]
     method = cv2.INTER_AREA if layer.scale < 1 else cv2.INTER_CUBIC
     return replace(
-        layer, rgba=_straight_bytes(np.asarray(cv2.resize(values, size, interpolation=method))), scale=1.0
+        layer, rgba=straight_bytes(np.asarray(cv2.resize(values, size, interpolation=method))), scale=1.0
     )
 
 
@@ -387,7 +412,7 @@ def flipped(layer: Layer) -> Layer:
     return replace(layer, rgba=np.ascontiguousarray(layer.rgba[:, ::-1]))
 
 
-def _overlap(
+def overlap(
     size: tuple[int, ...], at: tuple[int, int], frame: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Slices of what a rectangle and a frame have in common, in the rectangle's pixels and in the frame's.

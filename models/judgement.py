@@ -7,6 +7,7 @@ a factor of 0..1 or a reason to turn the person down; the score is their product
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +62,18 @@ class Figures:
         tall = anatomy.upright(self.people, self.stature)
         return np.clip(np.minimum((tall - 0.5) / 0.35, (plumb - 0.5) / 0.4), 0.0, 1.0)
 
+    @property
+    def unbalanced(self) -> Floats:
+        """`(N,)` statures by which the middle of the body lies beside both feet, for who stands; else 0.
+
+        Who leans so far leans on something, or is in motion: of COCO's upright people 5 in 100 are above 0.075.
+        """
+        hips, neck = self.people[:, [8, 11], 0].mean(1), self.people[:, 1, 0]
+        feet = self.people[:, [10, 13], 0]
+        middle = (hips + neck) / 2
+        beside = np.maximum(feet.min(1) - middle, middle - feet.max(1)) / self.stature
+        return np.maximum(beside, 0.0) * self.upright * self.drawn[:, [10, 13]].all(1)
+
     def chosen(self, index: NDArray[np.int64] | Bools) -> Figures:
         """Only those people."""
         return Figures(self.people[index], self.drawn[index], self.stature[index], self.ground[index])
@@ -85,6 +98,16 @@ def figures(people: Floats, body: Anatomy) -> Figures:
     return Figures(completed, people[..., 2] > 0, stature, ground)
 
 
+def joined(groups: Sequence[Figures]) -> Figures:
+    """All people of the groups."""
+    return Figures(
+        np.concatenate([g.people for g in groups]),
+        np.concatenate([g.drawn for g in groups]),
+        np.concatenate([g.stature for g in groups]),
+        np.concatenate([g.ground for g in groups]),
+    )
+
+
 def _points(people: Floats, stature: Floats) -> Floats:
     """`(N, 20, 2)`: the joints, the middle of the hips and of the face."""
     hips = people[:, [8, 11], :2].mean(1)
@@ -96,16 +119,27 @@ def _points(people: Floats, stature: Floats) -> Floats:
     return np.concatenate([people[..., :2], hips[:, None], head[:, None]], 1)
 
 
-def _covers(person: Floats, stature: Floats, points: Floats) -> Bools:
-    """Which of the `(M, 2)` points each of N bodies covers: `(N, M)`; `person (N, 20, 2)` from `_points`."""
-    out = np.zeros((len(person), len(points)), bool)
+def _covers(person: Floats, stature: Floats, groups: Floats) -> Bools:
+    """Which of the points `(M, P, 2)` of M others each of N bodies covers: `(N, M, P)`.
+
+    Of `person (N, 20, 2)` from `_points`. Most people are nowhere near each other, and need no look at their points.
+    """
+    reach = max(radius for _, _, radius in _PARTS) * stature[:, None]
+    low, high = person.min(1) - reach, person.max(1) + reach
+    near = (groups.min(1)[None] <= high[:, None]) & (groups.max(1)[None] >= low[:, None])
+    who, whom = np.nonzero(near.all(-1))
+    found = np.zeros((len(who), groups.shape[1]), bool)
+    points = groups[whom]
     for a, b, radius in _PARTS:
-        start, way = person[:, a], person[:, b] - person[:, a]
-        square = (way**2).sum(1)
-        relative = points[None] - start[:, None]
-        along = np.clip((relative * way[:, None]).sum(-1) / np.maximum(square, 1e-9)[:, None], 0.0, 1.0)
-        distance = ((relative - along[..., None] * way[:, None]) ** 2).sum(-1)
-        out |= distance <= ((radius * stature) ** 2)[:, None]
+        start = person[who, a]
+        way = person[who, b] - start
+        relative = points - start[:, None]
+        square = np.maximum((way**2).sum(1), 1e-9)
+        along = np.clip(np.einsum("rpc,rc->rp", relative, way) / square[:, None], 0.0, 1.0)
+        relative -= along[..., None] * way[:, None]
+        found |= np.einsum("rpc,rpc->rp", relative, relative) <= ((radius * stature[who]) ** 2)[:, None]
+    out = np.zeros((len(person), *groups.shape[:2]), bool)
+    out[who, whom] = found
     return out
 
 
@@ -213,7 +247,13 @@ def read_scene(people: Floats, tells: Bools, size: tuple[int, int], body: Anatom
 
 
 def judge(
-    drawn: Figures, scene: Scene, body: Anatomy, *, ground_known: bool = False
+    drawn: Figures,
+    scene: Scene,
+    body: Anatomy,
+    *,
+    ground_known: bool = False,
+    size_known: bool = False,
+    stance_known: bool = False,
 ) -> tuple[Floats, dict[str, Bools]]:
     """Scores `(N,)` in 0..1 of people, and for each reason to turn people down, whom it turns down `(N,)`.
 
@@ -222,27 +262,28 @@ def judge(
         scene (`Scene`): where.
         body (`Anatomy`): what people are like.
         ground_known (`bool`): there is ground under their feet; else it is only trusted to be near other feet.
+        size_known (`bool`): they have the right size, whatever the others' is.
+        stance_known (`bool`): they may sit among people who stand.
     """
     person = _points(drawn.people, drawn.stature)
     face, torso = _face_and_torso(person, drawn.stature)
     others = scene.people
     other_person = _points(others.people, others.stature)
     other_face, other_torso = _face_and_torso(other_person, others.stature)
-    number, count = len(person), len(other_person)
     in_front = drawn.ground[:, None, 1] >= others.ground[None, :, 1]
 
     # Whom the new person covers, and who covers the new person.
-    covers = _covers(person, drawn.stature, np.concatenate([other_face, other_torso], 1).reshape(-1, 2))
-    covers = covers.reshape(number, count, 21) & in_front[..., None]
-    hidden = _covers(other_person, others.stature, np.concatenate([face, torso], 1).reshape(-1, 2))
-    hidden = hidden.reshape(count, number, 21).transpose(1, 0, 2) & ~in_front[..., None]
+    covers = _covers(person, drawn.stature, np.concatenate([other_face, other_torso], 1))
+    covers &= in_front[..., None]
+    hidden = _covers(other_person, others.stature, np.concatenate([face, torso], 1)).transpose(1, 0, 2)
+    hidden &= ~in_front[..., None]
     covers_face, covers_torso = covers[..., :9].mean(-1).max(1), covers[..., 9:].mean(-1).max(1)
     hidden_any: Bools = np.any(hidden, axis=1)
     face_hidden, torso_hidden = hidden_any[:, :9].mean(-1), hidden_any[:, 9:].mean(-1)
 
     # Size and ground.
     expected, spread = scene.ground.at(drawn.ground[:, 1])
-    size_off = np.log(drawn.stature / expected) / spread
+    size_off = np.log(drawn.stature / expected) / spread * (not size_known)
     beyond = np.maximum(scene.ground.top - drawn.ground[:, 1], drawn.ground[:, 1] - scene.ground.bottom)
     beyond = np.maximum(beyond, 0.0) / drawn.stature * (not ground_known)
 
@@ -283,7 +324,9 @@ def judge(
     score *= np.exp(-((covers_torso / 0.35) ** 2) / 2) * np.exp(-((torso_hidden / 0.4) ** 2) / 2)
     score *= np.where(covers_face + face_hidden > 0, 0.6, 1.0)
     score *= np.exp(-((np.maximum(gap - 1.2, 0) / 1.5) ** 2) / 2) * np.clip(0.5 + gap / 0.5, 0.5, 1.0)
-    score *= 1 - 0.6 * (1 - stands) * (0.3 + 0.7 * scene.upright)
+    if not stance_known:
+        score *= 1 - 0.6 * (1 - stands) * (0.3 + 0.7 * scene.upright)
+    score *= np.exp(-((drawn.unbalanced / 0.08) ** 2) / 2)
     score *= np.where(feet_out, 0.4 + 0.6 * scene.cut, 1.0)
     score *= np.where(side_out, 0.4, 1.0) * np.where(crown_out, 0.7, 1.0)
     score *= 0.75**odd * 0.93**added

@@ -37,24 +37,31 @@ def euler(degrees: ArrayLike) -> Array:
     return rotation("z", z) @ rotation("y", y) @ rotation("x", x)
 
 
+def cross(a: Sequence[float] | Array, b: Sequence[float] | Array) -> Array:
+    """The cross product of two vectors `(3,)`; numpy's is made for many and slow for two."""
+    (ax, ay, az), (bx, by, bz) = (float(v) for v in a), (float(v) for v in b)
+    return np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
+
+
 def rotation_about(axis: ArrayLike, degrees: float) -> Array:
     """Right-handed rotation about any axis `(3,)` of nonzero length (Rodrigues)."""
     x, y, z = np.asarray(axis, dtype=np.float64) / np.linalg.norm(axis)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    turn = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     angle = np.deg2rad(degrees)
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    return np.eye(3) + np.sin(angle) * turn + (1 - np.cos(angle)) * turn @ turn
 
 
 def shortest_rotation(start: ArrayLike, end: ArrayLike) -> Array:
     """The smallest rotation that turns the direction `start` into the direction `end`, both `(3,)`."""
     a = np.asarray(start, dtype=np.float64) / np.linalg.norm(start)
     b = np.asarray(end, dtype=np.float64) / np.linalg.norm(end)
-    axis = np.cross(a, b)
-    if np.linalg.norm(axis) < 1e-9:
+    axis = cross(a, b)
+    sine = float(np.linalg.norm(axis))
+    if sine < 1e-9:
         if a @ b > 0:
             return np.eye(3)
-        axis = np.cross(a, np.eye(3)[np.argmin(np.abs(a))])  # opposite: any axis across will do
-    return rotation_about(axis, float(np.rad2deg(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b))))
+        axis = cross(a, np.eye(3)[np.argmin(np.abs(a))])  # opposite: any axis across will do
+    return rotation_about(axis, float(np.rad2deg(np.arctan2(sine, a @ b))))
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of `Motion` on rendered pairs with the faults of real photos, and what it is measured by."""
+"""Training of `Motion` on rendered pairs with the faults of real photos; on one process or several.
+
+models/pairs.py makes the pairs, models/transfer_training.py has what the loop shares with that of `msa`,
+models/transfer_eval.py measures the result.
+"""
 
 from __future__ import annotations
 
-import json
+import functools
 import math
-import time
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from lightning_fabric import Fabric
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from shared.errors import BadInput
 from shared.skeleton import (
     FACE,
     L_ANKLE,
@@ -31,12 +33,14 @@ from shared.skeleton import (
     R_HIP,
     R_KNEE,
     R_WRIST,
-    Skeleton,
 )
 
-from . import weights
-from .motion import MARGIN, Motion, MotionTransfer, Person, crop, person_frame, resized
+from . import transfer_training, weights
+from .motion import MARGIN, Motion
+from .pairs import Pairs, Rendered, Stored
 from .parts import complete, pixel_grid, sample, smoothstep, torso_length
+from .training import follow
+from .transfer_training import Machine, Run
 
 
 class Batch(NamedTuple):
@@ -52,45 +56,7 @@ class Batch(NamedTuple):
     flow_weight: Tensor  # (B, 128, 128): how exact the flow is, 0 where there is none
     seen: Tensor  # (B, 128, 128) bool: visible in the source
     counts: Tensor  # (B, 1, 256, 256): 0 where the target was cut off and nothing is asked
-
-
-_Pairs = dict[str, NDArray[np.generic]]
-
-
-def read_pairs(file: Path) -> _Pairs:
-    with np.load(file) as archive:
-        return {key: archive[key] for key in archive.files}
-
-
-def _pair_files(folder: Path) -> list[Path]:
-    # A hidden file is one that is still being written.
-    return sorted(file for file in folder.glob("*.npz") if not file.name.startswith("."))
-
-
-def stream_pairs(folder: Path, batch: int, generator: np.random.Generator) -> Iterator[_Pairs]:
-    """Batches from the pair files of a folder, which may still be growing.
-
-    Six files are held in memory; now and then one is exchanged for another, a new one first.
-    """
-    held: list[_Pairs] = []
-    used: dict[Path, int] = {}
-    step = 0
-    while True:
-        if step % 8 == 0:
-            files = _pair_files(folder)
-            if not files:
-                raise BadInput(
-                    f"{folder}: holds no pair files", "Run `walkon data people` first", str(folder)
-                )
-            least = min(used.get(file, 0) for file in files)
-            file = generator.choice(np.array([f for f in files if used.get(f, 0) == least], dtype=object))
-            if file not in used or len(files) > 6:
-                used[file] = used.get(file, 0) + 1
-                held = [*held[-5:], read_pairs(file)]
-        choice = [(generator.integers(len(held)), generator.random()) for _ in range(batch)]
-        rows = [(held[i], int(share * len(held[i]["src"]))) for i, share in choice]
-        yield {key: np.stack([pairs[key][row] for pairs, row in rows]) for key in held[0]}
-        step += 1
+    shape: Tensor  # (B, 5, 128, 128): normals and depth of the target, and 1 where they are known
 
 
 def _frames(xy: Tensor, known: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
@@ -117,12 +83,18 @@ def _clouds(batch: int, channels: int, cells: int) -> Tensor:
     )
 
 
+def _blurred(picture: Tensor, size: int) -> Tensor:
+    """A box filter of odd `size`, by rows and columns: its cost grows with the side, not with the area."""
+    rows = F.avg_pool2d(picture, (size, 1), 1, (size // 2, 0))
+    return F.avg_pool2d(rows, (1, size), 1, (0, size // 2))
+
+
 def _photographed(clean: Tensor) -> Tensor:
     """The source as an estimator would cut it from a photo: loose edges that take background along, holes, blur."""
     count = len(clean)
     alpha = clean[:, 3:]
-    soft = F.avg_pool2d(F.avg_pool2d(alpha, 5, 1, 2), 5, 1, 2)
-    softer = F.avg_pool2d(F.avg_pool2d(soft, 9, 1, 4), 9, 1, 4)
+    soft = _blurred(_blurred(alpha, 5), 5)
+    softer = _blurred(_blurred(soft, 9), 9)
     share = torch.rand(count, 1, 1, 1)
     estimated = torch.where(torch.rand(count, 1, 1, 1) < 0.5, soft, soft + (softer - soft) * share)
     gain, bias = 1 + 3 * torch.rand(count, 1, 1, 1), 0.7 * (_clouds(count, 1, 6) - 0.5)
@@ -131,8 +103,11 @@ def _photographed(clean: Tensor) -> Tensor:
     estimated = torch.where(torch.rand(count, 1, 1, 1) < 0.2, alpha, estimated * (1 - 0.8 * holes))
     behind = (torch.rand(count, 3, 1, 1) + 0.6 * (_clouds(count, 3, 10) - 0.5)).clamp(0, 1)
     photo = clean[:, :3] + behind * (1 - alpha)
-    photo = torch.where(torch.rand(count, 1, 1, 1) < 0.3, F.avg_pool2d(photo, 3, 1, 1), photo)
-    photo = (photo + 0.02 * torch.randn_like(photo)).clamp(0, 1)
+    photo = torch.where(torch.rand(count, 1, 1, 1) < 0.3, _blurred(photo, 3), photo)
+    # Blocks of 8 px in which all detail is damped, as strong compression leaves them.
+    coarse = F.interpolate(F.avg_pool2d(photo, 8), scale_factor=8)
+    damped = 0.5 * torch.rand(count, 1, 1, 1) * (torch.rand(count, 1, 1, 1) < 0.15)
+    photo = (photo + damped * (coarse - photo) + 0.02 * torch.randn_like(photo)).clamp(0, 1)
     return torch.cat([photo * estimated, estimated], 1)
 
 
@@ -144,12 +119,13 @@ def _forget(known: Tensor, share: float) -> Tensor:
     return known
 
 
-def prepare(pairs: _Pairs, augment: bool) -> Batch:
+def prepare(pairs: Pairs, augment: bool) -> Batch:
     """Pairs as read -> person frames, with the faults of real photos if `augment`.
 
     Args:
         pairs: arrays of the pair files: `src`, `tgt` (uint8 straight RGBA, 256 px), `ks`, `kt` (pixels), `vs`, `vt`
-            (0 unknown, 1 occluded, 2 seen), `flow` (source points 0..1), `vis` (0 none, 1 exact, 2 unseen).
+            (0 unknown, 1 occluded, 2 seen), `flow` (source points 0..1), `vis` (0 none, 1 exact, 2 unseen), `depth`,
+            `normals` (of the target; all 0 where the file has none).
     """
 
     def picture(key: str) -> Tensor:
@@ -160,21 +136,29 @@ def prepare(pairs: _Pairs, augment: bool) -> Batch:
     source_xy, target_xy = (torch.from_numpy(pairs[key]).float() / 256 for key in ("ks", "kt"))
     source_state, target_state = (torch.from_numpy(pairs[key]) for key in ("vs", "vt"))
     flow = torch.from_numpy(pairs["flow"].astype(np.float32)).permute(0, 3, 1, 2)
+    bytes_ = torch.from_numpy(pairs["normals"]).permute(0, 3, 1, 2)
+    normals = (bytes_.float() - 128) / 127
+    depth = torch.from_numpy(pairs["depth"].astype(np.float32))[:, None]
+    # The background is 128, 128, 128; all is 0 in a file without normals.
+    there = ((bytes_ != 128).any(1, keepdim=True) & (bytes_ > 0).any(1, keepdim=True)).float()
+    shape = torch.cat([normals, depth, there], 1)
     state = torch.from_numpy(pairs["vis"])[:, None].float()
     source_known, target_known = source_state > 0, target_state > 0
     count = len(source)
     counts = torch.ones(count, 1, 256, 256)
     rows_256, rows_128 = ((torch.arange(n) + 0.5)[None, None, :, None] / n for n in (256, 128))
     if augment:
-        same = torch.rand(count) < 0.05  # the photo's own pose
+        same = torch.rand(count) < 0.1  # the photo's own pose
         target = torch.where(same[:, None, None, None], source, target)
         target_xy = torch.where(same[:, None, None], source_xy, target_xy)
         target_known = torch.where(same[:, None], source_known, target_known)
         grid = pixel_grid(128).reshape(1, 128, 128, 2).permute(0, 3, 1, 2)
         flow = torch.where(same[:, None, None, None], grid, flow)
         state = torch.where(same[:, None, None, None], (F.avg_pool2d(source[:, 3:], 2) > 0.3).float(), state)
+        shape = torch.where(same[:, None, None, None], torch.zeros_like(shape), shape)
         if torch.rand(()) < 0.5:
-            source, target, flow, state = (t.flip(3) for t in (source, target, flow, state))
+            source, target, flow, state, shape = (t.flip(3) for t in (source, target, flow, state, shape))
+            shape = shape * shape.new_tensor([-1.0, 1.0, 1.0, 1.0, 1.0])[:, None, None]
             flow = torch.cat([1 - flow[:, :1], flow[:, 1:]], 1)
             order = list(MIRROR)
             mirror, shift = source_xy.new_tensor([-1.0, 1.0]), source_xy.new_tensor([1.0, 0.0])
@@ -227,19 +211,20 @@ def prepare(pairs: _Pairs, augment: bool) -> Batch:
     counts = (
         torch.ones_like(counts) if not augment else _resample(counts, target_origin, target_size, "nearest")
     )
-    moved = _resample(torch.cat([flow, state], 1), target_origin, target_size, "nearest")
+    moved = _resample(torch.cat([flow, state, shape], 1), target_origin, target_size, "nearest")
     state = moved[:, 2].round()
     flow = (moved[:, :2].permute(0, 2, 3, 1) - origin[:, None, None]) / size[:, None, None, None]
     flow_weight = (state == 1).float() + 0.2 * (state == 2).float()
     return Batch(
         source, (source_xy - origin[:, None]) / size[:, None, None], source_known,
         target, (target_xy - target_origin[:, None]) / target_size[:, None, None], target_known,
-        flow, flow_weight, state == 1, counts,
+        flow, flow_weight, state == 1, counts, moved[:, 3:],
     )  # fmt: skip
 
 
-def losses(network: Motion, batch: Batch) -> dict[str, Tensor]:
-    """Each a scalar: error of the map, of alpha (edges count more), of the colour, of visibility; `total`."""
+def losses(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Each a scalar: error of the map, of alpha (edges count more), of the colour, of visibility, of depth (torsos)
+    and of normals (1 - cosine); `total`."""
     out = network(batch.source, batch.source_xy, batch.source_known, batch.target_xy, batch.target_known)
     truth = batch.target[:, 3:]
     step = Motion.PHOTO // Motion.SIZE
@@ -249,8 +234,8 @@ def losses(network: Motion, batch: Batch) -> dict[str, Tensor]:
     # The true map is at 128 px; an average would mix limbs, so every other point is taken.
     points, weight = batch.flow[:, ::2, ::2], batch.flow_weight[:, ::2, ::2]
     flow = ((out.flow - points).abs().sum(-1) * weight).sum() / (weight.sum() + 1)
-    edge = F.max_pool2d(truth, 7, 1, 3) + F.max_pool2d(-truth, 7, 1, 3)
-    weight = (1 + 3 * edge) * batch.counts
+    edge = 1 - (2 * _blurred(truth, 7) - 1).abs()
+    weight = (1 + 4 * edge) * batch.counts
     alpha = F.binary_cross_entropy_with_logits(out.alpha, truth, weight, reduction="sum") / weight.sum()
     carried = sample(F.avg_pool2d(batch.source, step), out.flow)
     seen = torch.sigmoid(out.visible) * smoothstep(carried[:, 3:], 0.05, 0.5)
@@ -261,189 +246,120 @@ def losses(network: Motion, batch: Batch) -> dict[str, Tensor]:
     truly_seen = batch.seen[:, ::2, ::2].float()
     visible = F.binary_cross_entropy_with_logits(out.visible[:, 0], truly_seen, person[:, 0], reduction="sum")
     visible = visible / area
-    total = 5 * flow + 2 * alpha + 3 * colour + 0.5 * painted + 0.2 * visible
+    normals_depth, known = batch.shape[:, :4, ::2, ::2], batch.shape[:, 4, ::2, ::2]
+    count = known.sum() + 1
+    depth = ((out.depth[:, 0] - normals_depth[:, 3]).abs() * known).sum() / count
+    normals = ((1 - F.cosine_similarity(out.normals, normals_depth[:, :3])) * known).sum() / count
+    total = 5 * flow + 2 * alpha + 3 * colour + 0.5 * painted + 0.2 * visible + 0.5 * depth + 0.3 * normals
     return {
-        "total": total,
-        "flow": flow,
-        "alpha": alpha,
-        "colour": colour,
-        "painted": painted,
-        "visible": visible,
-    }
+        "total": total, "flow": flow, "alpha": alpha, "colour": colour, "painted": painted, "visible": visible,
+        "depth": depth, "normals": normals,
+    }  # fmt: skip
 
 
-def train(
-    pairs: Path,
-    out: Path,
-    minutes: float,
-    batch: int = 8,
-    rate: float = 2e-3,
-    threads: int = 1,
-    seed: int = 0,
-) -> None:
-    """Trains `Motion` on pair files, or goes on from `out/checkpoint.pt`.
+def begin_from(network: Motion, tensors: dict[str, Tensor]) -> None:
+    """Takes over what fits of other weights: a head that has grown keeps what it had, new layers start as they are."""
+    state = network.state_dict()
+    for key, value in tensors.items():
+        if key in state and value.shape[1:] == state[key].shape[1:]:
+            state[key][: len(value)] = value.float()
+    network.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a training run is made of.
 
     Args:
-        pairs (`Path`): folder with `train/*.npz` and `val/*.npz`; files may still be added.
-        out (`Path`): gets `curve.jsonl`, and every three minutes `checkpoint.pt` and the weights to install, `motion/`.
+        source (`Rendered` or `Stored`): where the pairs come from.
+        out (`Path`): folder of the run.
         minutes (`float`): in all, resumed runs included; the rate falls to nothing along a cosine.
+        batch (`int`): pairs a step on each process.
         rate (`float`): AdamW's learning rate at the start.
+        seed (`int`): of the people, the order of pairs and their faults.
+        start (`Path`, *optional*): a `model.safetensors` to begin a new run from, as far as it fits.
+        machine (`Machine`): what it runs on.
     """
-    torch.set_num_threads(threads)
-    out.mkdir(parents=True, exist_ok=True)
-    network, average = Motion(), Motion().eval()
-    optimiser = torch.optim.AdamW(network.parameters(), rate, betas=(0.9, 0.99), weight_decay=0.01)
-    step, before = 0, 0.0
-    checkpoint = out / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        if "optimiser" in state:
-            optimiser.load_state_dict(state["optimiser"])
-        step, before = state["step"], state["seconds"]
-    else:
-        average.load_state_dict(network.state_dict())
-    torch.manual_seed(seed + step)
-    stream = stream_pairs(pairs / "train", batch, np.random.default_rng(seed + step))
-    start = last = time.monotonic()
-    sums: dict[str, float] = {}
-    with (out / "curve.jsonl").open("a") as curve:
-        while True:
-            seconds = before + time.monotonic() - start
-            done = seconds / (60 * minutes)
-            if done < 1:
-                data = prepare(next(stream), augment=True)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate * min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * done))
-                with torch.autocast("cpu", torch.bfloat16):
-                    parts = losses(network, data)
-                optimiser.zero_grad()
-                parts["total"].backward()
-                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimiser.step()
-                step += 1
-                keep = min(0.995, (step + 1) / (step + 20))
-                with torch.no_grad():
-                    for mean, current in zip(average.parameters(), network.parameters(), strict=True):
-                        mean.lerp_(current, 1 - keep)
-                for key, value in parts.items():
-                    sums[key] = sums.get(key, 0.0) + value.item()
-            if step % 25 == 0 or done >= 1:
-                line = {key: round(value / 25, 5) for key, value in sums.items()}
-                curve.write(json.dumps({"step": step, "seconds": round(seconds), **line}) + "\n")
-                curve.flush()
-                sums = {}
-            if time.monotonic() - last > 180 or done >= 1:
-                last = time.monotonic()
-                state = {
-                    "network": network.state_dict(), "average": average.state_dict(),
-                    "optimiser": optimiser.state_dict(), "step": step, "seconds": seconds,
-                }  # fmt: skip
-                torch.save(state, checkpoint.with_suffix(".tmp"))
-                checkpoint.with_suffix(".tmp").replace(checkpoint)
-                weights.save(average, average.config, out / "motion")
-                files = _pair_files(pairs / "val")
-                if files:
-                    held_out = {key: value[:32] for key, value in read_pairs(files[0]).items()}
-                    with torch.no_grad():
-                        parts = losses(average, prepare(held_out, augment=False))
-                    line = {f"val_{key}": round(value.item(), 5) for key, value in parts.items()}
-                    curve.write(json.dumps({"step": step, "seconds": round(seconds), **line}) + "\n")
-                    curve.flush()
-            if done >= 1:
-                return
+
+    source: Rendered | Stored
+    out: Path
+    minutes: float = 90.0
+    batch: int = 8
+    rate: float = 2e-3
+    seed: int = 0
+    start: Path | None = None
+    machine: Machine = field(default_factory=functools.partial(Machine, precision="bf16-mixed"))
 
 
-# -------------------------------------------------------------------------------------------------------- evaluation
+def train(options: Options) -> None:
+    """Trains `Motion`, going on from `out`/checkpoint.pt where there is one, on as many processes as the options say.
 
-
-def _pasted(person: Person, size: int) -> NDArray[np.float32]:
-    """The layer in the square picture `(size, size, 4)` that its place refers to."""
-    out = np.zeros((size, size, 4), np.float32)
-    height, width = person.rgba.shape[:2]
-    x0, y0, x1, y1 = (
-        max(person.x, 0),
-        max(person.y, 0),
-        min(person.x + width, size),
-        min(person.y + height, size),
-    )
-    if x1 > x0 and y1 > y0:
-        out[y0:y1, x0:x1] = person.rgba[y0 - person.y : y1 - person.y, x0 - person.x : x1 - person.x]
-    return out
-
-
-def _copied(photo: NDArray[np.float32], source: Skeleton, target: Skeleton) -> Person:
-    """The person as it stands in the photo, scaled and moved to the target's frame: what any transfer must beat."""
-    to = person_frame(target)
-    return Person(resized(crop(photo, person_frame(source)), to.size), to.x, to.y)
-
-
-def _person_error(layer: NDArray[np.float32], truth: NDArray[np.float32], power: int) -> float:
-    """Mean of |difference| ** power over mid-grey, on the true person."""
-    difference = np.abs((layer - truth)[..., :3] - 0.5 * (layer - truth)[..., 3:])
-    return float((difference[truth[..., 3] > 0.5] ** power).mean())
-
-
-def evaluate(
-    pairs: Path, names: tuple[str, ...] = ("motion", "limbs", "copy"), count: int = 100
-) -> dict[str, dict[str, float]]:
-    """Measures transfers on held-out rendered pairs through the whole path a photo takes, at 256 px.
-
-    Args:
-        pairs (`Path`): folder of pair files.
-        names: weights of stage `transfer`, `"limbs"`, or `"copy"` for the source merely moved to the target's place.
-        count (`int`): how many pairs, spread evenly over the files.
-
-    Returns per name: `alpha_iou` (at 0.5), `edge_mae` (mean absolute error of alpha within 5 px of the true outline),
-    `l1` (on the true person, over mid-grey, 0..1), `own_pose_psnr` (dB, the source's own pose, on the person),
-    `milliseconds` per transfer.
+    Writes `out`/curve.jsonl and `out`/tensorboard (every 25 steps), and every three minutes `out`/checkpoint.pt, the
+    running average as weights to install, `out`/motion, and its losses on held-out pairs where the source has any.
 
     Raises:
-        BadInput: the folder holds no pair files.
+        BadInput: no pairs, or they cannot be rendered.
     """
-    files = _pair_files(pairs)
-    if not files:
-        raise BadInput(f"{pairs}: holds no pair files", "Run `walkon data people` first", str(pairs))
-    transfers = {name: None if name == "copy" else MotionTransfer(name) for name in names}
-    sums: dict[str, list[list[float]]] = {name: [] for name in names}
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11))
-    each = -(-count // len(files))
-    for file in files:
-        data = read_pairs(file)
-        for row in np.linspace(0, len(data["src"]) - 1, each).astype(int):
-            photo, truth = (data[key][row].astype(np.float32) / 255 for key in ("src", "tgt"))
-            rgb, matte = data["src"][row][..., :3], photo[..., 3].copy()
-            for picture in (photo, truth):
-                picture[..., :3] *= picture[..., 3:]
-            source, target = (
-                Skeleton(data[xy][row], data[state][row] > 0) for xy, state in (("ks", "vs"), ("kt", "vt"))
-            )
-            if source.visible.sum() < 4 or target.visible.sum() < 4:
-                continue
-            solid = truth[..., 3] > 0.5
-            edge = (cv2.dilate(truth[..., 3], kernel) > 0.5) & (cv2.erode(truth[..., 3], kernel) < 0.5)
-            for name, transfer in transfers.items():
-                start = time.perf_counter()
-                if transfer is None:
-                    person, own = _copied(photo, source, target), _copied(photo, source, source)
-                else:
-                    person = transfer.transfer(rgb, matte, source, target)
-                milliseconds = 1000 * (time.perf_counter() - start)
-                if transfer is not None:
-                    own = transfer.transfer(rgb, matte, source, source)
-                layer, back = _pasted(person, 256), _pasted(own, 256)
-                guess = layer[..., 3] > 0.5
-                square = _person_error(back, photo, 2)
-                sums[name].append([
-                    (guess & solid).sum() / max((guess | solid).sum(), 1),
-                    np.abs(layer[..., 3] - truth[..., 3])[edge].mean() if edge.any() else 0.0,
-                    _person_error(layer, truth, 1),
-                    min(60.0, -10 * math.log10(square + 1e-9)),
-                    milliseconds,
-                ])  # fmt: skip
-    keys = ("alpha_iou", "edge_mae", "l1", "own_pose_psnr", "milliseconds")
-    return {
-        name: dict(zip(keys, (round(float(v), 4) for v in np.mean(rows, 0)), strict=True))
-        for name, rows in sums.items()
-    }
+    transfer_training.launch(functools.partial(_train, options=options), options.out, options.machine)
+
+
+def _train(fabric: Fabric, options: Options) -> None:
+    torch.manual_seed(options.seed)  # the same network on every process
+    network, average = Motion().to(fabric.device), Motion().to(fabric.device).eval()
+    # With float16 the gradients are unscaled before they are clipped, which the fused optimiser does not allow.
+    fused = options.machine.precision != "16-mixed"
+    optimiser = torch.optim.AdamW(
+        network.parameters(), options.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=fused
+    )
+    run = Run(fabric, options.out, checkpoint_minutes=3)
+    if run.saved is not None:
+        network.load_state_dict(run.saved["network"])
+        average.load_state_dict(run.saved["average"])
+        optimiser.load_state_dict(run.saved["optimiser"])
+    else:
+        if options.start is not None:
+            begin_from(network, load_file(options.start))
+        average.load_state_dict(network.state_dict())
+    trained, stepper = fabric.setup(network, optimiser)
+    held_out = options.source.held_out(options.seed, 32) if fabric.is_global_zero else None
+    faulty = functools.partial(prepare, augment=True)
+    batches = transfer_training.load(
+        fabric, options.source, faulty, options.batch, options.seed, run.step, alike=0.5
+    )
+
+    def save() -> None:
+        state = {"network": network.state_dict(), "average": average.state_dict()}
+        run.save({**state, "optimiser": optimiser.state_dict()})
+        weights.save(average, average.config, options.out / "motion")
+        if held_out is not None:
+            with torch.no_grad():
+                parts = losses(average, fabric.to_device(prepare(held_out, augment=False)))
+            run.log({f"val_{key}": value.item() for key, value in parts.items()})
+
+    sums: dict[str, float] = {}
+    steps = 0  # in `sums`
+    run.begin()
+    while (done := run.seconds() / (60 * options.minutes)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = options.rate * min(1, (run.step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * done))
+        batch = next(batches)
+        with fabric.autocast():
+            parts = losses(trained, batch)
+        stepper.zero_grad()
+        fabric.backward(parts["total"])
+        fabric.clip_gradients(trained, stepper, max_norm=1.0)
+        stepper.step()
+        run.step += 1
+        follow(average, network, min(0.995, (run.step + 1) / (run.step + 20)))
+        for key, value in parts.items():
+            sums[key] = sums.get(key, 0.0) + value.item()
+        steps += 1
+        if run.step % 25 == 0:
+            run.log({key: value / steps for key, value in sums.items()})
+            sums, steps = {}, 0
+        if run.due():
+            save()
+    if steps:
+        run.log({key: value / steps for key, value in sums.items()})
+    if fabric.is_global_zero:
+        save()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transfer as in the paper: multi-scale attention guided pose transfer, its losses, training and import.
+"""Transfer as in the paper: multi-scale attention guided pose transfer, and the import of its authors' weights.
 
 Section III-C of the paper, whose details the authors' code settles (prasunroy/pose-transfer, commit 9193757,
 Apache-2.0; written anew here, with the names of its parameters so that its checkpoints load). Where text and
@@ -8,10 +8,8 @@ code differ:
 - What the pose gates at levels 1 to 3: the paper's formula has the image encoder's feature, its words ("output
   from decoder block") and the code the running decoder feature; there is no skip from the image encoder. The
   code's form is taken: its weights need it.
-- Adversarial loss: the paper writes binary cross-entropy, the code has mean squared error (LSGAN). The code's is
-  the default, `bce` the choice.
-- Not in the paper, from the code: batch of 8, batch norm's start, no augmentation, no decay of the rate. The
-  code asks for 100 epochs; the published checkpoints are of about epoch 20.
+
+models/msa_training.py trains it.
 
 Convention of pictures (the code's `api.py`): a person on white in a 256-pixel square, of which only the middle 176
 columns are used, values -1..1. Poses are one-hot maps: one pixel of 1 per visible joint, in 18 channels each for
@@ -22,24 +20,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import pickle
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models import weights
 from models.motion import Person
-from shared.errors import BadInput, MissingWeights
+from shared.errors import MissingWeights
 from shared.skeleton import NUM_JOINTS, Skeleton
 
 SIZE = 256
@@ -370,10 +362,10 @@ def import_checkpoint(path: Path, folder: Path | None = None, ngf: int = 64) -> 
     from safetensors.torch import save_file
 
     folder = folder or weights.ROOT / "transfer" / "msa"
-    state = _read_state(path)
     with torch.device("meta"):
         expected = MsaGenerator(ngf=ngf).state_dict()
-    _check_state(path, state, expected)
+    fix = "Give the generator's checkpoint (netG_*.pth) of prasunroy/pose-transfer, unchanged"
+    state = weights.read_checkpoint(path, expected, fix)
     # A new folder under a temporary name, so that an interrupted import leaves nothing half done.
     fresh = folder.with_name(folder.name + ".new")
     fresh.mkdir(parents=True, exist_ok=True)
@@ -391,305 +383,3 @@ def import_checkpoint(path: Path, folder: Path | None = None, ngf: int = 64) -> 
     fresh.rmdir()
     weights.sha256.cache_clear()
     return folder
-
-
-def _read_state(path: Path) -> Mapping[str, Tensor]:
-    fix = "Give netG_260500.pth as the authors publish it"
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror or error})", fix, str(path)) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise BadInput(f"{path}: is not a PyTorch file of plain tensors", fix, str(path)) from error
-    if not isinstance(state, Mapping):
-        raise BadInput(f"{path}: holds a {type(state).__name__}, not named tensors", fix, str(path))
-    for key, value in state.items():
-        if not isinstance(value, Tensor):
-            raise BadInput(f"{path}: {key} is a {type(value).__name__}, not a tensor", fix, str(path))
-    return state
-
-
-def _check_state(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raises BadInput that names the first tensor in which `state` differs from what is expected."""
-    fix = "Give the generator's checkpoint (netG_*.pth) of prasunroy/pose-transfer, unchanged"
-    for key, wanted in expected.items():
-        if key not in state:
-            raise BadInput(f"{path}: lacks the tensor {key}", fix, str(path))
-        found = state[key]
-        if found.shape != wanted.shape:
-            raise BadInput(
-                f"{path}: {key} has the shape {tuple(found.shape)}, not {tuple(wanted.shape)}", fix, str(path)
-            )
-        if found.dtype != wanted.dtype:
-            raise BadInput(f"{path}: {key} is {found.dtype}, not {wanted.dtype}", fix, str(path))
-        if found.is_floating_point() and not bool(torch.isfinite(found).all()):
-            raise BadInput(f"{path}: {key} holds values that are not finite", fix, str(path))
-    for key in state:
-        if key not in expected:
-            raise BadInput(f"{path}: has an extra tensor {key}", fix, str(path))
-
-
-# --- losses -------------------------------------------------------------------------------------------------
-
-Adversarial = Literal["lsgan", "bce"]
-
-
-def adversarial_loss(logits: Tensor, real: bool, kind: Adversarial) -> Tensor:
-    """Distance of the critic's logits from "real" or "not real": squared error (the code) or cross-entropy
-    (the paper)."""
-    label = torch.full_like(logits, float(real))
-    if kind == "lsgan":
-        return F.mse_loss(logits, label)
-    return F.binary_cross_entropy_with_logits(logits, label)
-
-
-class Vgg19Loss(nn.Module):
-    """The paper's perceptual loss: L1 between features of VGG-19 after layers 4 and 9 (relu1_2 and relu2_2).
-
-    As in the authors' code both pictures are stretched to 0..1, each batch by its own extremes, before ImageNet's
-    normalisation.
-
-    Args:
-        path (`Path`): torchvision's state dict of VGG-19 (IMAGENET1K_V1); it does not come with Walk-On.
-
-    Raises:
-        BadInput: unreadable, or lacks these layers.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 64, 3, 1, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2, 2),
-            nn.Conv2d(64, 128, 3, 1, 1), nn.ReLU(), nn.Conv2d(128, 128, 3, 1, 1), nn.ReLU(),
-        )  # fmt: skip
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
-        expected = self.state_dict()
-        state = {key: value for key, value in _read_state(path).items() if key in expected}
-        _check_state(path, state, expected)
-        self.load_state_dict(state)
-        self.requires_grad_(False)
-
-    def forward(self, generated: Tensor, real: Tensor) -> Tensor:
-        """Scalar loss of two `(B, 3, H, W)` batches."""
-        loss = torch.zeros((), device=real.device)
-        x, y = self._normalised(generated), self._normalised(real)
-        for layers in (self.features[:4], self.features[4:]):
-            x, y = layers(x), layers(y)
-            loss = loss + F.l1_loss(x, y)
-        return loss
-
-    def _normalised(self, batch: Tensor) -> Tensor:
-        low, high = batch.min(), batch.max()
-        return ((batch - low) / (high - low).clamp_min(1e-6) - self.mean) / self.std
-
-
-class EdgeLoss(nn.Module):
-    """What stands in for `Vgg19Loss` without VGG's weights: L1 between differences of neighbouring pixels at full,
-    half and quarter resolution. It sharpens edges but knows nothing of textures."""
-
-    def forward(self, generated: Tensor, real: Tensor) -> Tensor:
-        """Scalar loss of two `(B, 3, H, W)` batches."""
-        loss = torch.zeros((), device=real.device)
-        for level in range(3):
-            if level:
-                generated, real = F.avg_pool2d(generated, 2), F.avg_pool2d(real, 2)
-            for axis in (2, 3):
-                loss = loss + F.l1_loss(generated.diff(dim=axis), real.diff(dim=axis))
-        return loss
-
-
-# --- training -----------------------------------------------------------------------------------------------
-
-
-class Batch(NamedTuple):
-    """Training pairs: pictures `(B, 3, 256, 256)` in -1..1 and both pose maps `(B, 36, 256, 256)`."""
-
-    source: Tensor
-    target: Tensor
-    poses: Tensor
-
-
-@dataclass
-class Trainer:
-    """Both networks, their optimisers and losses.
-
-    Args:
-        generator, critic: the networks.
-        perceptual (`nn.Module`): `Vgg19Loss` or `EdgeLoss`.
-        adversarial (`str`, *optional*, defaults to `"lsgan"`): or `"bce"`.
-        rate (`float`, *optional*, defaults to 1e-3): of Adam with betas 0.5, 0.999 (section IV).
-    """
-
-    generator: nn.Module
-    critic: nn.Module
-    perceptual: nn.Module
-    adversarial: Adversarial = "lsgan"
-    rate: float = 1e-3
-
-    def __post_init__(self) -> None:
-        self.generator_optimiser = torch.optim.Adam(self.generator.parameters(), self.rate, (0.5, 0.999))
-        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), self.rate, (0.5, 0.999))
-
-    def step(self, batch: Batch) -> dict[str, float]:
-        """One step of the critic, then one of the generator: 5 L1 + adversarial + 5 perceptual (section III-C).
-
-        Returns:
-            the losses before the step.
-        """
-        fake = self.generator(batch.source, batch.poses)
-
-        self.critic.requires_grad_(True)
-        judged_fake = self.critic(torch.cat([batch.source, fake.detach()], 1))
-        judged_real = self.critic(torch.cat([batch.source, batch.target], 1))
-        critic_loss = 0.5 * (
-            adversarial_loss(judged_fake, False, self.adversarial)
-            + adversarial_loss(judged_real, True, self.adversarial)
-        )
-        self.critic_optimiser.zero_grad()
-        critic_loss.backward()
-        self.critic_optimiser.step()
-
-        self.critic.requires_grad_(False)
-        judged = self.critic(torch.cat([batch.source, fake], 1))
-        l1 = F.l1_loss(fake, batch.target)
-        fooled = adversarial_loss(judged, True, self.adversarial)
-        perceptual = self.perceptual(fake, batch.target)
-        self.generator_optimiser.zero_grad()
-        (5 * l1 + fooled + 5 * perceptual).backward()
-        self.generator_optimiser.step()
-        return {
-            "l1": l1.item(),
-            "fooled": fooled.item(),
-            "perceptual": perceptual.item(),
-            "critic": critic_loss.item(),
-        }
-
-    def state(self) -> dict[str, Any]:
-        """Everything that `load` needs to go on."""
-        return {
-            "generator": self.generator.state_dict(),
-            "critic": self.critic.state_dict(),
-            "generator_optimiser": self.generator_optimiser.state_dict(),
-            "critic_optimiser": self.critic_optimiser.state_dict(),
-        }
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Takes up `state`."""
-        self.generator.load_state_dict(state["generator"])
-        self.critic.load_state_dict(state["critic"])
-        self.generator_optimiser.load_state_dict(state["generator_optimiser"])
-        self.critic_optimiser.load_state_dict(state["critic_optimiser"])
-
-
-def _batch_of(pairs: Mapping[str, NDArray[Any]]) -> Batch:
-    """Pairs of a shard in the networks' frame."""
-    images, maps = {}, {}
-    for side, xy, visible in (("src", "ks", "vs"), ("tgt", "kt", "vt")):
-        encoded = []
-        for rgba, points, state in zip(pairs[side], pairs[xy], pairs[visible], strict=True):
-            person = rgba.astype(np.float32) / 255
-            person[..., :3] *= person[..., 3:]
-            encoded.append(encode(person, Skeleton(points, state > 0)))
-        images[side] = torch.from_numpy(np.stack([image for image, _ in encoded]))
-        maps[side] = torch.from_numpy(np.stack([pose for _, pose in encoded]))
-    return Batch(images["src"], images["tgt"], torch.cat([maps["src"], maps["tgt"]], 1))
-
-
-def batches(folder: Path, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
-    """Endless batches of the pair shards in `folder` (`*.npz`, written by models/people.py).
-
-    A shard is read whole, its pairs in random order; a remainder smaller than a batch is left out. Shards that
-    are added are seen in the next pass. The order depends on the shards, the seed and `start`, the step at which
-    training begins or goes on.
-
-    Raises:
-        BadInput: no shards there, or none holds as many pairs as a batch.
-    """
-    rng = np.random.default_rng((seed, start))
-    while True:
-        made = 0
-        files = sorted(folder.glob("*.npz"))
-        if not files:
-            raise BadInput(f"{folder}: holds no pair shards (*.npz)", "Render pairs first", str(folder))
-        for index in rng.permutation(len(files)):
-            with np.load(files[index]) as shard:
-                pairs = {key: shard[key] for key in ("src", "tgt", "ks", "kt", "vs", "vt")}
-            order = rng.permutation(len(pairs["ks"]))
-            for first in range(0, len(order) - size + 1, size):
-                chosen = order[first : first + size]
-                made += 1
-                yield _batch_of({key: value[chosen] for key, value in pairs.items()})
-        if not made:
-            raise BadInput(
-                f"batch: {size} is more than any shard of {folder} holds", "Ask for smaller batches", "batch"
-            )
-
-
-def train(
-    pairs: Path,
-    out: Path,
-    steps: int,
-    minutes: float = math.inf,
-    batch: int = 8,
-    ngf: int = 64,
-    adversarial: Adversarial = "lsgan",
-    vgg: Path | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    checkpoint_minutes: float = 5.0,
-) -> MsaGenerator:
-    """Trains, going on from `out`/checkpoint.pt where there is one; returns the generator.
-
-    Writes `out`/checkpoint.pt, `out`/curve.jsonl (a line per 50 steps) and at the end `out`/weights as
-    models/weights holds them.
-
-    Args:
-        pairs (`Path`): folder with `train/*.npz`, pair shards of models/people.py.
-        out (`Path`): folder of the run.
-        steps (`int`): in all, including those of the checkpoint.
-        minutes (`float`): stop earlier after this long; a later call continues.
-        batch (`int`): pairs a step; 8 is the authors'.
-        ngf (`int`): width of generator and critic; 64 is the paper's.
-        adversarial (`str`): see `Trainer`.
-        vgg (`Path`, *optional*): VGG-19's weights for the paper's perceptual loss; `EdgeLoss` without.
-        seed (`int`): of the weights' start and the order of pairs.
-        device (`str`): of PyTorch.
-        checkpoint_minutes (`float`): between checkpoints.
-    """
-    torch.manual_seed(seed)
-    generator, critic = MsaGenerator(ngf=ngf), PatchGan(ndf=ngf)
-    perceptual = Vgg19Loss(vgg) if vgg else EdgeLoss()
-    for network in (generator, critic):
-        initialise(network)
-    trainer = Trainer(generator.to(device), critic.to(device), perceptual.to(device), adversarial)
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint, step, seconds = out / "checkpoint.pt", 0, 0.0
-    if checkpoint.is_file():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        trainer.load(saved["trainer"])
-        step, seconds = saved["step"], saved["seconds"]
-    began = written = time.monotonic()
-
-    def save() -> None:
-        state = {"trainer": trainer.state(), "step": step, "seconds": seconds + time.monotonic() - began}
-        torch.save(state, checkpoint.with_suffix(".new"))
-        checkpoint.with_suffix(".new").replace(checkpoint)
-
-    data = batches(pairs / "train", batch, seed, step)
-    while step < steps and time.monotonic() - began < minutes * 60:
-        losses = trainer.step(Batch(*(tensor.to(device) for tensor in next(data))))
-        step += 1
-        if step % 50 == 0 or step == steps:
-            line = {"step": step, "seconds": round(seconds + time.monotonic() - began, 1), **losses}
-            with (out / "curve.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        if time.monotonic() - written > checkpoint_minutes * 60:
-            save()
-            written = time.monotonic()
-    save()
-    weights.save(generator, {"ngf": ngf}, out / "weights")
-    return generator.eval()

@@ -361,9 +361,14 @@ class PartMaps:
         swapped = face[:, [0, 2, 1, 4, 3]]
         return torch.where(self.head_mirrored[:, None, None], swapped, face)
 
-    def move_head(self, offset: Tensor) -> None:
-        """Moves the head in the target by `(B, 2)`."""
-        self._head_target = self._head_target + offset
+    def face_fit(self) -> Tensor:
+        """How well the photo's face lies on the one asked for, `(B,)`: 1 where a head needs no turn, 0 from about 30
+        degrees of turn on."""
+        both = (self.source.known & self.target.known)[:, FACE].to(self.ratio.dtype)
+        offset = self.target.xy[:, FACE] - self._head_target[:, None]
+        laid = torch.einsum("bij,bnj->bni", self._head_matrix, offset) + self._head_source[:, None]
+        squared = ((laid - self.source.xy[:, FACE]).square().sum(-1) * both).sum(1) / both.sum(1).clamp_min(1)
+        return 1 - smoothstep(squared.sqrt() / self.source.torso, 0.05, 0.11)
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Source points `(B, 10, M, 2)` and distances from the target's parts `(B, 10, M)` in half-widths.
@@ -432,6 +437,46 @@ class PartMaps:
         moved = torch.where(both, moved, either.to(moved.dtype))
         mean = (moved**2).sum(1) / either.sum(1).clamp_min(1)
         return 1 - torch.exp(-mean / 0.03**2)
+
+
+class Cover(NamedTuple):
+    """What lies before what in a photo, `(B, size, size)` each."""
+
+    arms: Tensor  # 1 on a known forearm, hand or lower half of an upper arm, falling to 0 beyond
+    torso: Tensor  # 1 where of torso, head and legs the torso is the nearest
+    legs: Tensor
+    mirrored: Tensor  # (B, size, size, 2), each pixel's mirror image about the spine, frame points
+
+
+def arm_cover(xy: Tensor, known: Tensor, size: int) -> Cover:
+    """Where known arms lie before the body.
+
+    Args:
+        xy (`(B, 18, 2)` float), known (`(B, 18)` bool): joints in frame coordinates.
+        size (`int`): pixels a side.
+    """
+    body = complete(xy, known)
+    start, end, drawn = _bones_of(body)
+    # Near the shoulder an arm is part of the torso, as sleeves are.
+    start = torch.cat(
+        [start[:, :4].lerp(end[:, :4], start.new_tensor([0.4, 0.0, 0.4, 0.0])[:, None]), start[:, 4:]], 1
+    )
+    points = pixel_grid(size).to(xy.dtype).expand(len(xy), -1, -1)
+    distance = _part_distances(points, body, (start, end))
+    distance[:, 2:] = distance[:, 2:].masked_fill(~drawn[..., None], 9.0)
+    torso, head, legs = distance[:, 0], distance[:, 1], distance[:, 6:].amin(1)
+    arms = 1 - smoothstep(distance[:, 2:6].amin(1), 0.6, 0.95)
+    hip = (body.xy[:, R_HIP] + body.xy[:, L_HIP]) / 2
+    side = perp(normalised(hip - body.xy[:, NECK]))
+    across = torch.einsum("bmc,bc->bm", points - body.xy[:, None, NECK], side)
+    mirrored = points - 2 * across[..., None] * side[:, None]
+    planes = (
+        arms,
+        ((torso < head) & (torso <= legs)).to(xy.dtype),
+        ((legs < head) & (legs < torso)).to(xy.dtype),
+    )
+    arms, torso, legs = (plane.reshape(-1, size, size) for plane in planes)
+    return Cover(arms, torso, legs, mirrored.reshape(-1, size, size, 2))
 
 
 def pixel_grid(size: int, rows: slice = slice(None)) -> Tensor:

@@ -1,54 +1,118 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures placement on leave-one-out scenes: each number is defined where it is computed.
+"""Measures placement on leave-one-out scenes of val2017. docs/placement.md tells each number in words.
 
-Rows are draws of a network without any ranking ("one draw for each scene"), what `Placement` puts first ("first
-candidate"), and for comparison real people and random people of the training set.
+A network's row is of its draws as `Sampler.natural` gives them, before `Placement` completes, checks and ranks them
+for an artist; "..., placed" is of what `Placement.place` returns.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models import anatomy
-from models.coco import Examples
-from models.placement import Placement, Sampler, sampler
+from models.coco import FLIP, Examples
+from models.judgement import SOLE
+from models.placement import Placement, Sampler
 from shared.errors import NoCandidate
-from shared.skeleton import LIMBS
+from shared.skeleton import LIMBS, MIRROR, Skeleton
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 HALF_HEAD = 0.095
 """Half the height of a head in statures: a person is 1.43 statures tall and 7.5 heads."""
 
-POSE_FEATURES = 18 * 3
+DRAWS = 8
+CROWDS = {"1": (1, 1), "2": (2, 2), "3-4": (3, 4), "5-7": (5, 7), "8+": (8, 99)}
+"""Numbers of context people that are measured apart."""
+
+GROUPS = {
+    "pose": slice(0, 36),
+    "visibility": slice(36, 54),
+    "scale": slice(54, 58),
+    "feet": slice(58, 66),
+    "overlap": slice(66, 71),
+}
+"""Columns of `features`."""
+
+
+@dataclass
+class Row:
+    """What was measured of one way to place; None where it does not apply.
+
+    Args:
+        default (`bool`): what `walkon insert` uses.
+        c2st (`float`): accuracy of gradient-boosted trees that tell drawn from real people; 0.5: cannot be told.
+        c2st_std (`float`): its standard deviation over the random halves of the scenes.
+        c2st_pose, c2st_visibility, c2st_scale, c2st_feet, c2st_overlap (`float`): by one group of features.
+        best_of_8 (`float`): best share, over 8 draws, of the true person's joints within half a head.
+        scale_error (`float`): median of abs(log(stature / true stature)) of the first draw.
+        overlap (`float`): share of first draws whose torso's box meets another's.
+        bones (`float`): share of bones with a length within the 1st to 99th percentile of people.
+        milliseconds_3, milliseconds_30 (`float`): 8 candidates among so many people.
+        scenes (`int`): measured.
+        by_people: c2st, best_of_8, scale_error, overlap by the number of context people.
+    """
+
+    default: bool = False
+    c2st: float | None = None
+    c2st_std: float | None = None
+    c2st_pose: float | None = None
+    c2st_visibility: float | None = None
+    c2st_scale: float | None = None
+    c2st_feet: float | None = None
+    c2st_overlap: float | None = None
+    best_of_8: float | None = None
+    scale_error: float | None = None
+    overlap: float | None = None
+    bones: float | None = None
+    milliseconds_3: float | None = None
+    milliseconds_30: float | None = None
+    scenes: int = 0
+    by_people: dict[str, dict[str, float | int | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Row:
-    """What was measured of one way to place; NaN where it was not.
+class Scenes:
+    """The scenes that all rows are measured on.
 
     Args:
-        c2st, c2st_pose, c2st_place (`float`): accuracy of gradient-boosted trees that tell drawn from real
-            people, 5-fold: by all features, by the pose and known joints, by place and size among the others.
-            0.5: cannot be told; real against real gives the floor.
-        scale_error (`float`): median of abs(log(stature / true stature)).
-        overlap (`float`): share of people whose box of the torso meets another's.
-        bones (`float`): share of bones with a length within the 1st to 99th percentile of people.
-        best_of_8 (`float`): best share, over 8 draws, of the true person's joints within half a head.
+        context (`(N, K, 18, 3)`), present (`(N, K)`), real (`(N, 18, 3)`), aspect (`(N, 2)`): see `coco.Batch`.
+        image (`(N,)`): several scenes come of one image; they are never on both sides of a split.
     """
 
-    c2st: float = np.nan
-    c2st_pose: float = np.nan
-    c2st_place: float = np.nan
-    scale_error: float = np.nan
-    overlap: float = np.nan
-    bones: float = np.nan
-    best_of_8: float = np.nan
+    context: Floats
+    present: Bools
+    real: Floats
+    aspect: Floats
+    image: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, examples: Examples, index: NDArray[np.int64]) -> Scenes:
+        """The examples `index (N,)`."""
+        batch = examples.batch(index)
+        return cls(
+            batch.context.astype(np.float64),
+            batch.present,
+            batch.target.astype(np.float64),
+            batch.aspect.astype(np.float64),
+            examples.image[examples.target[index]],
+        )
+
+    def __len__(self) -> int:
+        return len(self.real)
+
+    def chosen(self, index: NDArray[np.int64]) -> Scenes:
+        """Only those scenes."""
+        return Scenes(
+            self.context[index], self.present[index], self.real[index], self.aspect[index], self.image[index]
+        )
 
 
 def _torso_boxes(people: Floats) -> Floats:
@@ -60,172 +124,292 @@ def _torso_boxes(people: Floats) -> Floats:
     return np.concatenate([low, high], -1)
 
 
-def overlaps(people: Floats, context: Floats) -> NDArray[np.bool_]:
+def overlaps(people: Floats, context: Floats) -> Bools:
     """Whether the torso's box of each `(N, 18, 3)` person meets that of one of his `(N, K, 18, 3)` context."""
     mine, others = _torso_boxes(people)[:, None], _torso_boxes(context)
     low, high = np.maximum(mine[..., :2], others[..., :2]), np.minimum(mine[..., 2:], others[..., 2:])
-    met: NDArray[np.bool_] = np.any((high > low).all(-1), axis=1)
+    met: Bools = np.any((high > low).all(-1), axis=1)
     return met
 
 
-def features(people: Floats, context: Floats, present: NDArray[np.bool_]) -> Floats:
-    """`(N, 54 + 17)`: pose about its own middle and size, known joints; then place and size among the others.
+def _middle(people: Floats) -> tuple[Floats, Floats, Floats]:
+    """Mean `(..., 2)`, rms size and lowest y of the known joints of `(..., 18, 3)`."""
+    known = people[..., 2]
+    number = np.maximum(known.sum(-1), 1)
+    root = (people[..., :2] * known[..., None]).sum(-2) / number[..., None]
+    spread = (((people[..., :2] - root[..., None, :]) ** 2).sum(-1) * known).sum(-1) / number
+    return root, np.sqrt(spread) + 1e-4, np.where(known > 0, people[..., 1], -1.0).max(-1)
 
-    Args:
-        people (`(N, 18, 3)`), context (`(N, K, 18, 3)`), present (`(N, K)`): normalised, see `coco.Batch`.
-    """
 
-    def middle(x: Floats) -> tuple[Floats, Floats, Floats]:
-        known = x[..., 2]
-        number = np.maximum(known.sum(-1), 1)
-        root = (x[..., :2] * known[..., None]).sum(-2) / number[..., None]
-        spread = (((x[..., :2] - root[..., None, :]) ** 2).sum(-1) * known).sum(-1) / number
-        bottom = np.where(known > 0, x[..., 1], -1.0).max(-1)
-        return root, np.sqrt(spread) + 1e-4, bottom
-
-    root, scale, bottom = middle(people)
-    roots, scales, bottoms = middle(context)
+def features(people: Floats, scenes: Scenes) -> Floats:
+    """`(N, 71)` numbers of `(N, 18, 3)` people in their scenes, in the groups of `GROUPS`."""
+    root, scale, bottom = _middle(people)
+    roots, scales, bottoms = _middle(scenes.context)
     known = people[..., 2]
     pose = (people[..., :2] - root[:, None]) / scale[:, None, None] * known[..., None]
-    hide = np.where(present, 0.0, np.nan)
+    hide = np.where(scenes.present, 0.0, np.nan)
     distance = np.linalg.norm(roots - root[:, None], axis=-1) / scale[:, None] + hide
-    nearest = np.nanargmin(distance, axis=1)
-    pick = np.arange(len(people)), nearest
+    pick = np.arange(len(people)), np.nanargmin(distance, axis=1)
     log_scale, log_scales = np.log(scale), np.log(scales) + hide
+    way = root - roots[pick]
     place = [
-        root[:, 0],
-        root[:, 1],
-        bottom,
+        # scale
         log_scale,
         log_scale - np.nanmedian(log_scales, 1),
         log_scale - log_scales[pick],
         np.nanstd(log_scales, 1),
+        # feet
+        root[:, 0],
+        root[:, 1],
+        bottom,
         bottom - bottoms[pick],
         (bottom - bottoms[pick]) / scale,
         np.nanmean(bottoms + hide, 1) - bottom,
-        np.nanmin(distance, 1),
-        np.nanmedian(distance, 1),
-        (root[:, 0] - roots[pick][:, 0]) / scale,
-        (root[:, 1] - roots[pick][:, 1]) / scale,
         root[:, 1] - np.nanmean(roots[..., 1] + hide, 1),
-        overlaps(people, context * present[..., None, None]).astype(float),
-        present.sum(1),
+        scenes.aspect[:, 1],
+        # overlap
+        np.nanmin(distance, 1),
+        way[:, 0] / scale,
+        way[:, 1] / scale,
+        overlaps(people, scenes.context).astype(np.float64),
+        scenes.present.sum(1),
     ]
     return np.concatenate([pose.reshape(len(people), -1), known, np.stack(place, 1)], 1)
 
 
-def two_sample(real: Floats, drawn: Floats) -> float:
-    """Accuracy, 5-fold, of gradient-boosted trees that tell the rows of `drawn` from those of `real`."""
+def halves(image: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Two equally long sets of scenes that share no image."""
+    images = np.random.default_rng(seed).permutation(np.unique(image))
+    first = np.isin(image, images[: len(images) // 2])
+    a, b = np.flatnonzero(first), np.flatnonzero(~first)
+    return a[: len(b)], b[: len(a)]
+
+
+def told_apart(real: Floats, drawn: Floats, image: NDArray[np.int64], seed: int = 0) -> Floats:
+    """How gradient-boosted trees tell real people `(N, F)` of one half of the images from drawn ones of the other.
+
+    Five folds; scenes of one image are never in two folds. Real people against real people go through the same
+    function, so every row, the ceiling too, has equal samples.
+
+    Returns:
+        `(N,)` 1 where a scene's person (the real or the drawn one) was told rightly, 0 where not, NaN where the
+        scene is in neither half.
+    """
     from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.model_selection import cross_val_score
+    from sklearn.model_selection import StratifiedGroupKFold
 
-    x, y = np.concatenate([real, drawn]), np.repeat([0, 1], (len(real), len(drawn)))
-    order = np.random.default_rng(0).permutation(len(y))
-    trees = HistGradientBoostingClassifier(max_iter=150, random_state=0)
-    return float(cross_val_score(trees, x[order], y[order], cv=5).mean())
+    a, b = halves(image, seed)
+    index = np.concatenate([a, b])
+    x, y = np.concatenate([real[a], drawn[b]]), np.repeat([0, 1], (len(a), len(b)))
+    right = np.full(len(real), np.nan)
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+    for train, test in folds.split(x, y, image[index]):
+        trees = HistGradientBoostingClassifier(max_iter=100, random_state=0).fit(x[train], y[train])
+        right[index[test]] = trees.predict(x[test]) == y[test]
+    return right
 
 
-def closeness(drawn: Floats, real: Floats) -> tuple[float, float]:
-    """`Row.best_of_8` (over all draws there are) and `Row.scale_error` of `(N, Q, 18, 3)` for `(N, 18, 3)`."""
-    body = anatomy.installed()
-    true = body.stature(real)
+def best_shares(drawn: Floats, real: Floats) -> Floats:
+    """`(N,)` best share, over the Q draws `(N, Q, 18, 3)`, of the real person's joints within half a head."""
+    true = anatomy.installed().stature(real)
     distance = np.linalg.norm(drawn[..., :2] - real[:, None, :, :2], axis=-1)
     hit = (distance < HALF_HEAD * true[:, None, None]) & (drawn[..., 2] > 0) & (real[:, None, :, 2] > 0)
-    best = (hit.sum(-1) / real[:, None, :, 2].sum(-1)).max(1).mean()
-    return float(best), float(np.nanmedian(np.abs(np.log(body.stature(drawn[:, 0]) / true))))
+    best: Floats = (hit.sum(-1) / real[:, None, :, 2].sum(-1)).max(1)
+    return best
 
 
-def row(drawn: Floats, real: Floats, context: Floats, present: NDArray[np.bool_]) -> Row:
-    """Measures `(N, Q, 18, 3)` draws (Q is 8, or 1 for ranked ones) against real `(N, 18, 3)` people, normalised."""
+def scale_errors(drawn: Floats, real: Floats) -> Floats:
+    """`(N,)` abs(log(stature / true stature)) of `(N, 18, 3)` people; NaN where a stature cannot be told."""
     body = anatomy.installed()
-    first = drawn[:, 0]
-    stature = body.stature(first)
-    valid, known = body.valid_bones(first, stature)
-    a, b = features(real, context, present), features(first, context, present)
-    best, scale = closeness(drawn, real)
-    return Row(
-        two_sample(a, b),
-        two_sample(a[:, :POSE_FEATURES], b[:, :POSE_FEATURES]),
-        two_sample(a[:, POSE_FEATURES:], b[:, POSE_FEATURES:]),
-        scale,
-        float(overlaps(first, context * present[..., None, None]).mean()),
-        float(valid.sum() / max(known.sum(), 1)),
-        best,
-    )
+    stature = body.stature(drawn)
+    errors: Floats = np.abs(np.log(np.where(stature > 0, stature, np.nan) / body.stature(real)))
+    return errors
 
 
-def draw_all(network: Sampler, examples: Examples, index: NDArray[np.int64], count: int, seed: int) -> Floats:
-    """`(N, count, 18, 3)` draws for the examples, kind and place left open."""
+def measure(drawn: Floats, scenes: Scenes, seeds: int = 5, *, classify: bool = True) -> Row:
+    """A row for draws `(N, Q, 18, 3)` in the scenes, normalised; of real people themselves where Q is 0.
+
+    Args:
+        seeds (`int`): random halves that c2st is averaged over; the groups of features take the first.
+        classify (`bool`): measure the c2st numbers too.
+    """
+    real = scenes.real
+    ceiling = drawn.shape[1] == 0
+    first = real if ceiling else drawn[:, 0]
+    body = anatomy.installed()
+    valid, known = body.valid_bones(first, body.stature(first))
+    meets = overlaps(first, scenes.context)
+    row = Row(overlap=float(meets.mean()), bones=float(valid.sum() / max(known.sum(), 1)), scenes=len(scenes))
+    nothing = np.full(len(scenes), np.nan)
+    best, size, right = nothing, nothing, nothing[None]
+    if not ceiling:
+        best, size = best_shares(drawn, real), scale_errors(first, real)
+        row.best_of_8, row.scale_error = float(best.mean()), float(np.nanmedian(size))
+    if classify:
+        a, b = features(real, scenes), features(first, scenes)
+        right = np.array([told_apart(a, b, scenes.image, seed) for seed in range(seeds)])
+        each = np.nanmean(right, axis=1)
+        row.c2st, row.c2st_std = float(each.mean()), float(each.std())
+        for name, columns in GROUPS.items():
+            told = np.nanmean(told_apart(a[:, columns], b[:, columns], scenes.image))
+            setattr(row, f"c2st_{name}", float(told))
+    number = scenes.present.sum(1)
+    for name, (least, most) in CROWDS.items():
+        which = (number >= least) & (number <= most)
+        if which.any():
+            row.by_people[name] = {
+                "c2st": _mean(right[:, which]),
+                "best_of_8": _mean(best[which]),
+                "scale_error": None if ceiling else float(np.nanmedian(size[which])),
+                "overlap": float(meets[which].mean()),
+                "scenes": int(which.sum()),
+            }
+    return row
+
+
+def _mean(values: Floats) -> float | None:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else None
+
+
+# -- ways to place -------------------------------------------------------------------------------------------
+
+
+def draw_all(network: Sampler, examples: Examples, index: NDArray[np.int64], seed: int) -> Floats:
+    """`(N, 8, 18, 3)` draws for the examples, kind and place left open, without any ranking."""
     parts = []
-    for first in range(0, len(index), 128):
-        batch = examples.batch(index[first : first + 128])
-        parts.append(network.draw(batch, seed + first, [-1] * count))
+    for first in range(0, len(index), 16):
+        batch = examples.batch(index[first : first + 16])
+        parts.append(network.natural(batch, seed + first, DRAWS))
     return np.concatenate(parts)
 
 
+def random_people(scenes: Scenes, train: Examples, seed: int) -> Floats:
+    """`(N, 8, 18, 3)` targets of training scenes, each with his middle anywhere in the frame."""
+    rng = np.random.default_rng(seed)
+    people = train.people[train.target[rng.integers(0, len(train), (len(scenes), DRAWS))]].astype(np.float64)
+    place = rng.uniform(-0.5, 0.5, (len(scenes), DRAWS, 2)) * scenes.aspect[:, None]
+    people[..., :2] += (place - _middle(people)[0])[..., None, :]
+    people[..., :2] *= people[..., 2:]
+    return people
+
+
+def nearest_people(scenes: Scenes, train: Examples, chunk: int = 64) -> Floats:
+    """`(N, 8, 18, 3)` targets of the 8 training scenes, as they are or flipped, whose people are most alike.
+
+    Compared are scenes of the same number of people, from left to right: their middles and half the logarithms of
+    their sizes, and the frame's shape; sum of squares.
+    """
+
+    def signature(people: Floats, aspect: Floats) -> Floats:
+        root, scale, _ = _middle(people)
+        order = np.argsort(root[..., 0], axis=1)[..., None]
+        each = np.concatenate([root, 0.5 * np.log(scale)[..., None]], -1)
+        return np.concatenate([np.take_along_axis(each, order, 1).reshape(len(people), -1), aspect], 1)
+
+    def flipped(people: Floats) -> Floats:
+        return people[..., list(MIRROR), :] * FLIP
+
+    number, train_number = scenes.present.sum(1), (train.context >= 0).sum(1)
+    out = np.zeros((len(scenes), DRAWS, 18, 3))
+    for people in np.unique(number):
+        mine, theirs = np.flatnonzero(number == people), np.flatnonzero(train_number == people)
+        if len(theirs) < DRAWS:  # nobody trained in such a crowd
+            theirs = np.flatnonzero(train_number == train_number[train_number <= people].max())
+        batch = train.batch(theirs)
+        context, target = batch.context.astype(np.float64), batch.target.astype(np.float64)
+        shape = batch.aspect.astype(np.float64)
+        known = np.concatenate([signature(context, shape), signature(flipped(context), shape)])
+        targets = np.concatenate([target, flipped(target)])
+        count = context.shape[1]
+        asked = signature(scenes.context[mine][:, :count], scenes.aspect[mine])
+        for begin in range(0, len(mine), chunk):
+            distance = (asked[begin : begin + chunk] ** 2).sum(1)[:, None] + (known**2).sum(1)
+            distance -= 2 * asked[begin : begin + chunk] @ known.T
+            nearest = np.argpartition(distance, DRAWS, axis=1)[:, :DRAWS]
+            nearest = np.take_along_axis(
+                nearest, np.argsort(np.take_along_axis(distance, nearest, 1), axis=1), 1
+            )
+            out[mine[begin : begin + chunk]] = targets[nearest]
+    return out
+
+
+def placed(
+    placement: Placement, examples: Examples, index: NDArray[np.int64]
+) -> tuple[Floats, NDArray[np.int64]]:
+    """What `Placement.place` gives: `(M, 8, 18, 3)`, the last repeated where there are fewer, and which scenes."""
+    people, kept = [], []
+    for number, example in enumerate(index):
+        context, _, size = examples.scene(int(example))
+        try:
+            skeletons = [c.skeleton for c in placement.place(context, size, DRAWS)]
+        except NoCandidate:
+            continue
+        skeletons += [skeletons[-1]] * (DRAWS - len(skeletons))
+        known = np.array([s.visible for s in skeletons])[..., None]
+        xy = (np.array([s.xy for s in skeletons]) - np.array(size) / 2) / max(size)
+        people.append(np.concatenate([xy * known, known], -1))
+        kept.append(number)
+    return np.array(people), np.array(kept)
+
+
 def evaluate(
-    names: tuple[str, ...], val: Examples, train: Examples, scenes: int = 2000, first: int = 0, seed: int = 0
+    networks: Mapping[str, Sampler],
+    default: Placement,
+    val: Examples,
+    train: Examples,
+    scenes: int = 4000,
+    ranked: int = 200,
+    seed: int = 0,
 ) -> dict[str, Row]:
-    """The table: draws of each network, real and random people; `first` > 0 adds what ranking puts first.
+    """The table: draws of each network, what the default places, the baselines, and real people.
 
     Args:
-        names (`str`s): installed networks.
-        val, train (`Examples`): val2017 to measure on; train2017 for the random people.
+        networks: by name.
+        default (`Placement`): what `walkon insert` uses.
+        val, train (`Examples`): val2017 to measure on; train2017 for the baselines.
         scenes (`int`): at most so many examples of `val`.
-        first (`int`): for so many scenes `Placement` is run and its first candidate measured.
+        ranked (`int`): so many of them for "..., placed", which draws and judges one scene after the other.
         seed (`int`): of the choice and all draws.
     """
-    rng = np.random.default_rng(seed)
-    index = rng.permutation(len(val))[:scenes]
-    batch = val.batch(index)
-    context, present, real = batch.context.astype(float), batch.present, batch.target.astype(float)
+    index = np.random.default_rng(seed).permutation(len(val))[:scenes]
+    chosen = Scenes.of(val, index)
     rows = {}
-    for name in names:
-        drawn = draw_all(sampler(name), val, index, 8, seed)
-        rows[name] = row(drawn, real, context, present)
-        if first:
-            placement = Placement(name)
-            people, kept = [], []
-            for i in range(min(first, len(index))):
-                scene, _, size = val.scene(int(index[i]))
-                try:
-                    skeleton = placement.place(scene, size, 1, seed)[0].skeleton
-                except NoCandidate:
-                    continue
-                xy = (skeleton.xy - np.array(size) / 2) / max(size)
-                people.append(np.c_[xy, skeleton.visible] * skeleton.visible[:, None])
-                kept.append(i)
-            label = f"{name}, first candidate in {len(kept)} of {min(first, len(index))} scenes"
-            # Fewer tell nothing.
-            rows[label] = (
-                row(np.array(people)[:, None], real[kept], context[kept], present[kept])
-                if len(kept) >= 50
-                else Row()
-            )
-    other = train.people[train.target[rng.integers(0, len(train), (len(index), 8))]].astype(float)
-    rows["random people of train2017"] = row(other, real, context, present)
-    half = len(index) // 2
-    a = features(real, context, present)
-    p = POSE_FEATURES
-    body = anatomy.installed()
-    valid, known = body.valid_bones(real, body.stature(real))
-    rows["real against real, half each"] = Row(
-        two_sample(a[:half], a[half:]),
-        two_sample(a[:half, :p], a[half:, :p]),
-        two_sample(a[:half, p:], a[half:, p:]),
-        overlap=float(overlaps(real, context * present[..., None, None]).mean()),
-        bones=float(valid.sum() / known.sum()),
-    )
+    for name, network in networks.items():
+        rows[name] = measure(draw_all(network, val, index, seed), chosen)
+    rows[default.name].default = True
+    rows[default.name].milliseconds_3 = milliseconds(default, 3)
+    rows[default.name].milliseconds_30 = milliseconds(default, 30)
+    people, kept = placed(default, val, index[:ranked])
+    rows[f"{default.name}, placed"] = measure(people, chosen.chosen(kept), classify=False)
+    rows["random"] = measure(random_people(chosen, train, seed), chosen)
+    rows["nearest"] = measure(nearest_people(chosen, train), chosen)
+    rows["real"] = measure(np.zeros((len(index), 0, 18, 3)), chosen)
     return rows
 
 
-def milliseconds(placement: Placement, val: Examples, example: int = 0, repeats: int = 5) -> float:
-    """Median time for 8 candidates in one scene."""
-    context, _, size = val.scene(example)
+def crowd(number: int) -> tuple[list[Skeleton], tuple[int, int]]:
+    """So many people standing on flat ground, ten in a row, those behind smaller; and the frame's size."""
+    body = anatomy.installed()
+    size = (1920, 1080)
+    people = []
+    for i in range(number):
+        row, place = divmod(i, 10)
+        feet = 900.0 - 160 * row
+        stature = 0.35 * (feet - 300)
+        x = 100 + (place * 181 + row * 60) % 1720
+        people.append(
+            Skeleton(np.array(body.template) * stature + (x, feet - (1 + SOLE) * stature), np.ones(18))
+        )
+    return people, size
+
+
+def milliseconds(placement: Placement, people: int, repeats: int = 9) -> float:
+    """Median time for 8 candidates in a scene of so many people."""
+    context, size = crowd(people)
     times = []
     for seed in range(repeats + 1):
         began = time.perf_counter()
-        placement.place(context, size, 8, seed)
+        placement.place(context, size, DRAWS, seed)
         times.append(time.perf_counter() - began)
     return float(np.median(times[1:]) * 1000)
 

@@ -205,6 +205,11 @@ def open_onnx(stage: str, name: str, threads: int) -> onnxruntime.InferenceSessi
     Raises:
         MissingWeights: not installed.
     """
+    return onnx_session(str(path_of(stage, name) / "model.onnx"), threads)
+
+
+def onnx_session(model: str | bytes, threads: int) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU of an ONNX file's path or content."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -213,9 +218,7 @@ def open_onnx(stage: str, name: str, threads: int) -> onnxruntime.InferenceSessi
     options.log_severity_level = 3
     # As in models/__init__.py: a thread that spins keeps others from the processor.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(
-        str(path_of(stage, name) / "model.onnx"), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def oks(

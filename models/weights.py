@@ -6,15 +6,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from shared.errors import MissingWeights
+from shared.errors import BadInput, MissingWeights
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 ROOT = Path(__file__).parent / "weights"
 Network = TypeVar("Network", bound="nn.Module")
@@ -58,6 +60,7 @@ def load(network_class: type[Network], stage: str, name: str) -> Network:
     Raises:
         MissingWeights: not installed, or they do not fit the network.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = path_of(stage, name)
@@ -71,19 +74,76 @@ def load(network_class: type[Network], stage: str, name: str) -> Network:
             f"{stage}/{name}",
         )
     network = network_class(**config)
-    state = {
-        k: v.float() if v.is_floating_point() else v
-        for k, v in load_file(folder / "model.safetensors").items()
-    }
     try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
         raise MissingWeights(
-            f"{stage}/{name}/model.safetensors: does not fit {network_class.__name__} ({error})",
-            "Install weights made for this version",
+            f"{stage}/{name}/model.safetensors: cannot be read ({error})",
+            "Install the weights again",
             f"{stage}/{name}",
         ) from error
+    state = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    fault = misfit(state, network.state_dict())
+    if fault:
+        raise MissingWeights(
+            f"{stage}/{name}/model.safetensors: does not fit {network_class.__name__}: {fault}",
+            "Install weights made for this version",
+            f"{stage}/{name}",
+        )
+    network.load_state_dict(state)
     return network.eval()
+
+
+def misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """The first thing in which tensors differ from what a network expects, in words; empty where they fit."""
+    for key, wanted in expected.items():
+        if key not in state:
+            return f"lacks the tensor {key}"
+        found = state[key]
+        if found.shape != wanted.shape:
+            return f"{key} has the shape {tuple(found.shape)}, not {tuple(wanted.shape)}"
+        if found.dtype != wanted.dtype:
+            return f"{key} is {found.dtype}, not {wanted.dtype}"
+        if found.is_floating_point() and not bool(found.isfinite().all()):
+            return f"{key} holds values that are not finite"
+    return next((f"has an extra tensor {key}" for key in state if key not in expected), "")
+
+
+def read_checkpoint(
+    path: Path, expected: Mapping[str, Tensor], fix: str, *, extra: bool = False
+) -> dict[str, Tensor]:
+    """The named tensors of a file written with `torch.save`. A pickled object in it is refused, not run.
+
+    Of a checkpoint of our trainers (models/training.py) it is the running average.
+
+    Args:
+        path (`Path`): the file.
+        expected (mapping): names to tensors of the shapes and types wanted.
+        fix (`str`): what to say to a user whose file does not fit.
+        extra (`bool`): whether it may hold more, which is left out.
+
+    Raises:
+        BadInput: unreadable, no plain tensors, or they do not fit.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror or error})", fix, str(path)) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise BadInput(f"{path}: is not a PyTorch file of plain tensors", fix, str(path)) from error
+    if not isinstance(state, Mapping):
+        raise BadInput(f"{path}: holds a {type(state).__name__}, not named tensors", fix, str(path))
+    state = state.get("average", state)
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise BadInput(f"{path}: {key} is a {type(value).__name__}, not a tensor", fix, str(path))
+    found = {key: value for key, value in state.items() if key in expected or not extra}
+    fault = misfit(found, expected)
+    if fault:
+        raise BadInput(f"{path}: {fault}", fix, str(path))
+    return found
 
 
 @functools.cache

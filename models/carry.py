@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries the photo's pixels into a new pose at the layer's full resolution, led by the part maps and a network."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shared.skeleton import NOSE
+
+from .parts import (
+    NUM_PARTS,
+    PartMaps,
+    arm_cover,
+    limb_prior,
+    pixel_grid,
+    sample,
+    smoothstep,
+)
+
+if TYPE_CHECKING:
+    from .motion import Prediction
+
+
+def resized(picture: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    shrinking = size < picture.shape[0]
+    return np.asarray(
+        cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR),
+        np.float32,
+    )
+
+
+def spread_colours(rgb: NDArray[np.float32], matte: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The person's colours, continued over the matte's edge and beyond.
+
+    At its edge a photo mixes the person with what stood behind; sampled as it is, that mixture would be a halo in
+    another scene. Pixels that are not safely inside take the colour of the nearest that are, by a pull-push pyramid
+    (Gortler et al., The Lumigraph, section 3.4).
+
+    Args:
+        rgb (`(h, w, 3)` float32).
+        matte (`(h, w)` float32).
+
+    Returns `(h, w, 3)`; unchanged where the matte is well inside.
+    """
+    # An edge is a few pixels wide whatever the photo's size; how many follows from the matte itself.
+    inside = np.clip((matte - 0.9) / 0.1, 0, 1).astype(np.float32)
+    if inside.max() == 0:
+        return rgb
+    levels = [np.dstack([rgb * inside[..., None], inside])]
+    while min(levels[-1].shape[:2]) > 2:
+        levels.append(cv2.pyrDown(levels[-1]))
+    coarse = levels[-1][..., :3] / np.maximum(levels[-1][..., 3:], 1e-6)
+    for level in reversed(levels[1:-1]):
+        coarse = cv2.resize(coarse, level.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        share = np.clip(level[..., 3:] * 4, 0, 1)
+        coarse += share * (level[..., :3] / np.maximum(level[..., 3:], 1e-6) - coarse)
+    coarse = cv2.resize(coarse, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    coarse += inside[..., None] * (rgb - coarse)
+    return coarse
+
+
+def _between(planes: Tensor, points: Tensor) -> Tensor:
+    """Bicubic values `(C, M)` of `(1, C, n, n)` at frame points `(1, M, 2)`."""
+    grid = points[:, :, None] * 2 - 1
+    return F.grid_sample(planes, grid, mode="bicubic", padding_mode="border", align_corners=False)[0, :, :, 0]
+
+
+def _read_photo(photo: NDArray[np.float32], points: Tensor) -> Tensor:
+    """Bicubic values `(M, C)` of the photo `(h, w, C)` at pixels `(M, 2)`, 0..1."""
+    # OpenCV's limit on a side is 32,767, so the list of points is folded into a rectangle.
+    width = 4096
+    read = np.zeros((-(-len(points) // width) * width, 2), np.float32)
+    read[: len(points)] = points.numpy() - 0.5
+    x, y = (np.ascontiguousarray(read[:, axis].reshape(-1, width)) for axis in (0, 1))
+    taken = cv2.remap(photo, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return torch.from_numpy(np.asarray(taken, np.float32).reshape(-1, photo.shape[2])[: len(points)]).clamp(
+        0, 1
+    )
+
+
+class _Read(NamedTuple):
+    """What the parts that agree on a place say."""
+
+    flow: Tensor  # (M, 2), source points
+    bare: Tensor  # (M,), 1 where the torso or a leg is read
+    weight: Tensor  # (M,), the group's share
+
+
+def _groups(share: Tensor, points: Tensor, reach: float) -> tuple[_Read, _Read]:
+    """The parts' maps as two groups that each agree on one place, the likelier first.
+
+    The mean of two parts' maps is a place that belongs to neither: colours from there drew contour lines between
+    limbs. So maps are averaged only among parts that lead within `reach` of the winner, and where there are others,
+    colours are mixed instead, over a seam that is narrower than the network's own.
+
+    Args:
+        share (`(10, M)`), points (`(10, M, 2)`): of the parts.
+        reach (`float`): frame units.
+    """
+    # A high power of the shares is nearly the winner alone.
+    most = share**8
+    winner = (most[..., None] * points).sum(0) / most.sum(0)[:, None]
+    near = torch.exp(-((points - winner).square().sum(-1) / reach**2))
+    groups = [share * near, share * (1 - near)]
+    first, second = (group.sum(0).clamp_min(1e-8) for group in groups)
+    main = torch.sigmoid(_SEAM * torch.log(first / second))
+    reads = []
+    for group, total, weight in ((groups[0], first, main), (groups[1], second, 1 - main)):
+        flow = (group[..., None] * points).sum(0) / total[:, None]
+        reads.append(_Read(flow, (group[0] + group[6:].sum(0)) / total, weight))
+    return reads[0], reads[1]
+
+
+_SEAM = 4.0
+"""How much narrower a seam between limbs is than the network's own."""
+
+
+def _occupied(maps: PartMaps, outline: Tensor | None, edge: float, size: int) -> NDArray[np.int64]:
+    """Flat indices of the layer's pixels that may be covered, in order; most of a person's frame is empty.
+
+    `outline` is how far inside each place is, in torsos, `edge` the width of an edge.
+    """
+    coarse = 128
+    _, distance = maps.at(pixel_grid(coarse))
+    if outline is None:
+        maybe = distance.amin(1) < 2.9
+    else:
+        inside = F.adaptive_max_pool2d(outline, coarse).reshape(1, -1) + edge
+        maybe = (inside > -_STANDS_OFF) | ((inside > -_HAT) & (distance[:, 1] < 2.9))
+    if float(maps.change()) < 0.99:
+        # Close to the photo's own pose the photo's matte counts wherever it is.
+        maybe = torch.ones_like(maybe)
+    maybe = F.max_pool2d(maybe.reshape(1, 1, coarse, coarse).float(), 3, 1, 1)
+    return np.flatnonzero(F.interpolate(maybe, size=(size, size), mode="nearest").numpy())
+
+
+_OWNERSHIP_SIZE = 128
+_CHUNK = 1 << 17
+"""Layer pixels computed at a time: bounds the memory of the ten maps."""
+
+
+class Layer(NamedTuple):
+    """A person at the layer's resolution, in the square frame of its target."""
+
+    rgba: NDArray[np.float32]  # (size, size, 4), premultiplied
+    shape: NDArray[np.float32] | None  # (size, size, 4), normal and depth in torsos; 0 where there is nobody
+
+
+def render(
+    photo: NDArray[np.float32],
+    bare: NDArray[np.float32],
+    maps: PartMaps,
+    prediction: Prediction | None,
+    size: int,
+    passes: bool = False,
+) -> Layer:
+    """Computes the layer, a bounded number of pixels at a time.
+
+    Args:
+        photo (`(n, n, 4)` float32): straight colours, continued beyond the matte, and the matte.
+        bare (`(n, n, 3)` float32): the colours without the arms: what torso and legs are taken from.
+        maps (`PartMaps`): of one person.
+        prediction (`Prediction`): of the same; `None`: the part maps alone.
+        size (`int`): side of the target's frame in pixels.
+        passes (`bool`, *optional*, defaults to `False`): normals and depth too; they need a prediction.
+    """
+    change = float(maps.change())
+    if change < 0.999:
+        # Close to the photo's own pose the arms are where they were.
+        bare = photo[..., :3] + np.float32(change) * (bare - photo[..., :3])
+    # Each part's share of the source pixels, cut to the person: enough to say what may be moved.
+    matte = torch.from_numpy(resized(photo[..., 3], 2 * _OWNERSHIP_SIZE))
+    own = F.interpolate(maps.ownership(_OWNERSHIP_SIZE), scale_factor=2, mode="bilinear", align_corners=False)
+    own = (own * matte)[0, :, None]
+    # A head keeps the photo's view even when it should turn: one painted has no features. Only a face seen from the
+    # front that must be seen from behind is painted over.
+    keep_head = float(~maps.source.known[0, NOSE] | maps.target.known[0, NOSE])
+    # A head that hardly turns brings its hair or hat along, beyond the outline of one without.
+    hat = keep_head * float(maps.face_fit())
+    torso = float(maps.target.torso)
+    edge = _EDGE_WIDTH * max(1 / size, float(maps.ratio) / photo.shape[0]) / torso
+    outline = None
+    if prediction is not None:
+        painted = _painted_like(prediction, photo)
+        planes = torch.cat([prediction.part_logits, prediction.visible, painted], 1)
+        outline = _outline(prediction.alpha) / torso
+    rgba = np.zeros((size * size, 4), np.float32)
+    shape = np.zeros((size * size, 4), np.float32) if passes and prediction is not None else None
+    pixels = _occupied(maps, outline, edge, size)
+    for start in range(0, len(pixels), _CHUNK):
+        chunk = pixels[start : start + _CHUNK]
+        at = (
+            torch.from_numpy(np.stack([chunk % size, chunk // size], -1).astype(np.float32) + 0.5)[None]
+            / size
+        )
+        points, distance = (of_part[0] for of_part in maps.at(at))
+        logits, part_alpha = limb_prior(distance[None], sample(own, points)[:, 0][None], maps.in_target)
+        logits, part_alpha = logits[0], part_alpha[0]
+        if prediction is None or outline is None:
+            colour, matte_there = _carried(photo, bare, logits.softmax(0), points, maps)
+            alpha = part_alpha.amax(0)
+        else:
+            more, visible, paint = _between(planes, at).split([NUM_PARTS, 1, 3])
+            # It may bring arms forward, not take them away: where they hardly move its trunk would swallow them.
+            arms, others = more[2:6].clamp_min(0), more.clamp(max=0)
+            share = (logits + torch.cat([others[:2], arms, others[6:]])).softmax(0)
+            # The maps as they are: the network's correction of them helps it to see the matte, but bends cloth, and on
+            # held-out people carried colours are nearer to the truth without it.
+            colour, matte_there = _carried(photo, bare, share, points, maps)
+            # The wrong side of a garment beats a smooth guess: it has the photo's grain and folds. Beyond the matte
+            # its colours go on; a head does not.
+            seen = torch.sigmoid(visible[0] + _TRUST * (1 - share[1] * (1 - keep_head)))
+            seen = seen * (1 - share[1] * (1 - smoothstep(matte_there, 0.05, 0.5)))
+            seen = (1 - change * (1 - seen))[:, None]
+            colour = colour * seen + paint.T.clamp(0, 1) * (1 - seen)
+            # The network knows bodies, the matte how far this one's clothes and hair stand off: it decides just beyond
+            # the network's outline. All of a head is the photo's, if that is turned as it should be; a second one that
+            # the network would draw beside it is none.
+            inside, own_head = _between(outline, at)[0], _HAT * hat * share[1]
+            beyond = inside + own_head.clamp_min(_STANDS_OFF)
+            # The parts' own alpha is no finer than their ownership; at the matte's edge the matte itself is read.
+            there = matte_there.minimum(2 * part_alpha.amax(0))
+            alpha = there.minimum(0.5 + beyond / edge)
+            alpha = alpha.maximum(0.5 + (inside - own_head) / edge).clamp(0, 1)
+            if not maps.in_target.all():
+                # Beside a limb that is left out the network has learned nothing.
+                drawn = distance.masked_fill(~maps.in_target[0, :, None], math.inf)
+                alpha = alpha * (1 - smoothstep(drawn.amin(0), 1.3, 1.9))
+        alpha = (matte_there * (1 - change) + alpha * change)[:, None]
+        rgba[chunk] = torch.cat([colour * alpha, alpha], 1).numpy()
+        if shape is not None and prediction is not None:
+            normals, depth = _between(torch.cat([prediction.normals, prediction.depth], 1), at).split([3, 1])
+            shape[chunk] = (torch.cat([F.normalize(normals, dim=0), depth]) * (alpha.T > 0)).T.numpy()
+    layer = _without_specks(rgba.reshape(size, size, 4))
+    if shape is not None:
+        shape = shape.reshape(size, size, 4) * (layer[..., 3:] > 0)
+    return Layer(layer, shape)
+
+
+def _carried(
+    photo: NDArray[np.float32], bare: NDArray[np.float32], share: Tensor, points: Tensor, maps: PartMaps
+) -> tuple[Tensor, Tensor]:
+    """Straight colours `(M, 3)` and matte `(M,)` that the parts bring from the photo to the layer's pixels."""
+    side = photo.shape[0]
+    main, second = _groups(share, points, _AGREE * float(maps.source.torso[0]))
+    carried = _read_photo(photo, main.flow * side)
+    _mix(carried[:, :3], main.bare, bare, main.flow * side)
+    # Few pixels lie in a seam.
+    seam = (second.weight > 0.01).nonzero()[:, 0]
+    if len(seam) > 0:
+        place = second.flow[seam] * side
+        other = _read_photo(photo, place)
+        _mix(other[:, :3], second.bare[seam], bare, place)
+        carried[seam] += second.weight[seam, None] * (other - carried[seam])
+    return carried[:, :3], carried[:, 3]
+
+
+def _mix(colours: Tensor, share: Tensor, picture: NDArray[np.float32], places: Tensor) -> None:
+    """Moves colours `(M, 3)` by a share `(M,)` towards those of another picture at the same places, in place."""
+    some = (share > 0.01).nonzero()[:, 0]
+    if len(some) > 0:
+        colours[some] += share[some, None] * (_read_photo(picture, places[some]) - colours[some])
+
+
+def _outline(logits: Tensor) -> Tensor:
+    """How far inside the outline each place is `(1, 1, n, n)`, in frame units; negative outside.
+
+    What the network is unsure of it predicts as a wide ramp; enlarged, that is a blur. Near the outline the ramp
+    divided by its own slope is a distance, finer than a pixel; farther off it means nothing, and the distance is
+    measured.
+
+    Args:
+        logits (`(1, 1, n, n)`): of alpha.
+    """
+    n = logits.shape[-1]
+    smooth = F.avg_pool2d(F.pad(logits, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    wide = F.pad(smooth, (1, 1, 1, 1), mode="replicate")
+    slope = (
+        torch.hypot(wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2], wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1])
+        / 2
+    )
+    near = (logits / slope.clamp_min(_FLAT)).clamp(-2, 2)[0, 0].numpy()
+    person = (logits[0, 0] > 0).to(torch.uint8).numpy()
+    far = cv2.distanceTransform(person, cv2.DIST_L2, 3) - cv2.distanceTransform(1 - person, cv2.DIST_L2, 3)
+    far -= 0.5 * np.sign(far)
+    distance = near + np.clip(np.abs(far) - 1, 0, 1) * (far - near)
+    # Where nobody is there is no distance.
+    return torch.from_numpy(np.clip(distance, -n, n).astype(np.float32) / n)[None, None]
+
+
+_FLAT = 0.15
+_EDGE_WIDTH = 1.6
+"""Of an edge in pixels of the photo or the layer, whichever are larger."""
+_STANDS_OFF = 0.03
+"""How far beyond the network's outline, in torsos, the photo's matte counts."""
+_HAT = 0.3
+"""The same for a head that hardly turns, to both sides of the outline."""
+
+_AGREE = 0.1
+"""Maps that lead within this many torsos of each other show the same place."""
+
+
+def without_arms(straight: NDArray[np.float32], xy: Tensor, known: Tensor) -> NDArray[np.float32]:
+    """The photo's colours `(n, n, 3)` where its arms are taken away: what they hide of the torso and the legs.
+
+    An arm before the chest would stay on it when the arm moves. Behind it comes the torso's other side, mirrored,
+    where that shows, else the colours around it.
+
+    Args:
+        straight (`(n, n, 4)` float32): straight colours and the matte.
+        xy (`(1, 18, 2)` float32), known (`(1, 18)` bool): the joints in the photo, frame coordinates.
+    """
+    size = min(_BEHIND_SIZE, straight.shape[0])
+    small = resized(straight, size)
+    cover = arm_cover(xy, known, size)
+    rgb, matte = small[..., :3], small[..., 3]
+    free = matte * (1 - smoothstep(cover.arms[0], 0.0, 0.3).numpy())
+    torso, legs = cover.torso[0].numpy(), cover.legs[0].numpy()
+    behind = rgb.copy()
+    for place in (torso, legs):
+        around = spread_colours(rgb, free * place)
+        behind += place[..., None] * (around - rgb)
+    there = cover.mirrored[0].numpy() * size - 0.5
+    other = cv2.remap(np.dstack([rgb, free * torso]), there[..., 0], there[..., 1], cv2.INTER_LINEAR)
+    # The other side may have another colour: what does not fit its surroundings is not taken.
+    strange = cv2.GaussianBlur(np.abs(other[..., :3] - behind).max(-1), (0, 0), size / 96)
+    take = torso * np.clip((other[..., 3] - 0.8) / 0.2, 0, 1) * np.clip(1.6 - 8 * strange, 0, 1)
+    behind += cv2.GaussianBlur(take, (0, 0), 1.5)[..., None] * (other[..., :3] - behind)
+    # A sleeve of the torso's own colour may stay, with its folds.
+    differs = np.clip((np.abs(rgb - behind).max(-1) - 0.06) / 0.06, 0, 1)
+    differs = cv2.dilate(differs, np.ones((3, 3), np.uint8))
+    gone = cover.arms[0].numpy() * cv2.GaussianBlur(differs, (0, 0), 1.5)
+    filled = resized(np.dstack([behind, gone]), straight.shape[0])
+    bare = straight[..., :3].copy()
+    rows = np.flatnonzero(filled[..., 3].any(1))
+    here = slice(rows[0], rows[-1] + 1) if len(rows) > 0 else slice(0)
+    bare[here] += filled[here, :, 3:] * (filled[here, :, :3] - bare[here])
+    return bare
+
+
+_BEHIND_SIZE = 384
+
+
+_TRUST = 3.0
+
+
+def _painted_like(prediction: Prediction, photo: NDArray[np.float32]) -> Tensor:
+    """The painted colours `(1, 3, 64, 64)`, moved by what they miss at the nearest places that the photo shows.
+
+    Head and body separately: hair must not take the collar's colour.
+    """
+    small = torch.from_numpy(resized(photo, 4 * prediction.flow.shape[1])).permute(2, 0, 1)[None]
+    carried = sample(small, prediction.flow)
+    missed = (carried[:, :3] - prediction.colour)[0].permute(1, 2, 0).numpy()
+    sure = torch.sigmoid(prediction.visible[0, 0]) * carried[0, 3]
+    head = prediction.share[0, 1]
+    moved = prediction.colour
+    for part in (head, 1 - head):
+        known = smoothstep(sure * part, 0.4, 0.8).numpy()
+        if known.max() == 1:
+            moved = moved + 0.7 * torch.from_numpy(spread_colours(missed, known)).permute(2, 0, 1) * part
+    return moved.clamp(0, 1)
+
+
+def _without_specks(layer: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Clears what is fainter than 8-bit alpha can show, and what hangs free and is under a fiftieth of the person."""
+    faint = (layer[..., 3] > 1 / 255).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(faint, connectivity=8)
+    area = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
+    area[0] = 0
+    keep = (area > area.max() / 50 if count > 1 else area > 0).astype(np.float32)
+    rows = np.flatnonzero(layer[..., 3].any(1))
+    if len(rows) > 0:
+        here = slice(rows[0], rows[-1] + 1)
+        layer[here] *= keep[labels[here]][..., None]
+    return layer
