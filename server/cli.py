@@ -10,6 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server import lab
+from server.asked import (
+    ActorPerson,
+    At,
+    Box,
+    Facing,
+    Generator,
+    Height,
+    Like,
+    Network,
+    Stance,
+    frame_size,
+    read_people,
+    read_pose,
+    wishes,
+)
 from shared import __version__
 from shared.errors import BadInput, WalkOnError
 
@@ -18,7 +33,6 @@ if TYPE_CHECKING:
 
     from models.images import Picture
     from shared import messages
-    from shared.skeleton import Skeleton
 
 app = typer.Typer(
     help="Put a person into a picture that already has people in it.",
@@ -109,26 +123,29 @@ def insert(
         Path | None,
         typer.Option(help="OpenPose JSON of one person, in pixels of the scene: the pose wanted."),
     ] = None,
-    at: Annotated[
-        str | None, typer.Option(metavar="X,Y", help="The pixel of the scene where the feet go.")
-    ] = None,
+    at: At = None,
+    box: Box = None,
+    height: Height = None,
+    stance: Stance = None,
+    facing: Facing = None,
+    like: Like = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
     candidates: Annotated[int, typer.Option(min=1, max=64, help="How many places to choose from.")] = 8,
-    actor_person: Annotated[
-        int | None, typer.Option(min=0, help="Which person of the actor photo; 0 is the largest.")
-    ] = None,
-    placement: Annotated[str | None, typer.Option(help="Placement network: flow or wgan.")] = None,
-    generator: Annotated[str, typer.Option(help="Transfer: motion, limbs (no network) or msa.")] = "motion",
+    actor_person: ActorPerson = None,
+    placement: Network = None,
+    generator: Generator = "motion",
     color_strength: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="How far colours move towards the scene's.")
+    ] = None,
+    shadow: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="How dark the shadow under the feet is; 0 for none."),
     ] = None,
     max_megapixels: MaxMegapixels = 64.0,
     server: Annotated[bool, typer.Option("--server", help="Let the running server do it.")] = False,
     connection_file: ConnectionFile = None,
 ) -> None:
     """Insert a person into a picture."""
-    import msgspec
-
     from models.finish import Layer, composite
     from models.images import load_picture, save_png
     from shared import messages
@@ -136,34 +153,136 @@ def insert(
     _check_outputs(out, layer, report)
     request = messages.Insert(
         skeleton=None if pose is None else read_pose(pose).to_openpose(),
-        at=None if at is None else parse_point(at),
+        where=wishes(at, box, height, stance, facing, like),
         seed=seed,
         candidates=candidates,
         actor_person=actor_person,
         generator=generator,
         network=placement,
         color_strength=color_strength,
+        shadow=shadow,
     )
     scene_picture = load_picture(scene, max_megapixels)
     actor_picture = load_picture(actor, max_megapixels)
-    if server:
-        done, rgba = _insert_on_server(request, scene_picture, actor_picture, connection_file)
-    else:
-        done, rgba = _insert_here(request, scene_picture, actor_picture)
-    _clear_progress()
+    done, (rgba,) = _do(request, [scene_picture, actor_picture], server, connection_file)
+    assert isinstance(done, messages.Inserted)
     finished = Layer(rgba, done.x, done.y, done.scale)
     if layer is not None:
         save_png(layer, rgba)
     if report is not None:
-        text = msgspec.json.format(msgspec.json.encode(to_report(done, rgba)), indent=2)
-        report.write_bytes(text + b"\n")
+        _write_json(report, to_report(done, rgba))
     save_png(out, composite(scene_picture.rgb, finished))
-    for warning in done.warnings:
-        typer.echo(f"walkon: note: {warning}", err=True)
-    height, width = rgba.shape[:2]
-    typer.echo(
-        f"{out}: a person of {width} x {height} pixels at {done.x},{done.y}, {sum(done.seconds.values()):.1f} s"
+    _say(out, done, rgba)
+
+
+@app.command()
+def place(
+    context: Annotated[Path, typer.Argument(help="OpenPose JSON of the people in the scene, in its pixels.")],
+    size: Annotated[str, typer.Option(metavar="WxH", help="Width and height of the scene in pixels.")],
+    count: Annotated[int, typer.Option(min=1, max=64, help="How many candidates.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same candidates.")] = 0,
+    at: At = None,
+    box: Box = None,
+    height: Height = None,
+    stance: Stance = None,
+    facing: Facing = None,
+    like: Like = None,
+    placement: Network = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write OpenPose JSON with scores there, not to the terminal.")
+    ] = None,
+    draw: Annotated[
+        Path | None, typer.Option(help="Write a PNG: the people grey, candidates coloured.")
+    ] = None,
+) -> None:
+    """Propose skeletons for one more person in a scene, best first."""
+    from models.placement import tellers
+    from server.pipeline import Pipeline
+    from shared import messages
+    from shared.limits import Limits
+    from shared.skeleton import Skeleton
+
+    _check_outputs(out, draw)
+    people, frame = read_people(context), frame_size(size)
+    request = messages.Place(
+        [person.to_openpose() for person in people],
+        *frame,
+        count,
+        seed,
+        wishes(at, box, height, stance, facing, like),
+        placement,
     )
+    # Here nobody else waits for the network: crowds may be larger than a server takes.
+    messages.check(request, [], Limits(max_people=10_000))
+    silent = [str(number) for number, tells in enumerate(tellers(people, frame)) if not tells]
+    placed, _ = Pipeline().run(request, [], _show_progress)
+    assert isinstance(placed, messages.Placed)
+    _clear_progress()
+    if silent:
+        typer.echo(
+            f"walkon: note: {context}: of person {', '.join(silent)} too little is inside the frame to tell where"
+            " others belong; they are only kept from being covered",
+            err=True,
+        )
+    for warning in dict.fromkeys(c.warning for c in placed.candidates if c.warning):
+        typer.echo(f"walkon: note: {warning}", err=True)
+    found = {"people": [_scored(candidate) for candidate in placed.candidates]}
+    if draw is not None:
+        from models.draw import draw_placement
+        from models.images import save_png
+
+        chosen = [Skeleton.from_openpose(c.skeleton) for c in placed.candidates]
+        save_png(draw, draw_placement(frame, people, chosen))
+    if out is None:
+        import msgspec
+
+        typer.echo(msgspec.json.encode(found).decode())
+        return
+    _write_json(out, found)
+    typer.echo(f"{out}: {len(placed.candidates)} candidates")
+
+
+@app.command()
+def transfer(
+    actor: Annotated[Path, typer.Option(help="A photo of the person.")],
+    pose: Annotated[
+        Path, typer.Option(help="OpenPose JSON of one person, in pixels of the scene: the pose wanted.")
+    ],
+    out: Annotated[Path, typer.Option(help="The person alone, a PNG with alpha.")],
+    report: Annotated[Path | None, typer.Option(help="Write where it lies, and by what, as JSON.")] = None,
+    passes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for depth.tif (metres, 32-bit float) and normals.png (x right, y up, z to the camera)."
+        ),
+    ] = None,
+    actor_person: ActorPerson = None,
+    generator: Generator = "motion",
+    max_megapixels: MaxMegapixels = 64.0,
+    server: Annotated[bool, typer.Option("--server", help="Let the running server do it.")] = False,
+    connection_file: ConnectionFile = None,
+) -> None:
+    """Paint a person in a pose, at the pose's size."""
+    import numpy as np
+    from PIL import Image
+
+    from models.images import load_picture, save_png
+    from shared import messages
+
+    _check_outputs(out, report, None if passes is None else passes / "depth.tif")
+    request = messages.Transfer(
+        read_pose(pose).to_openpose(), actor_person, generator, passes=passes is not None
+    )
+    done, (rgba, *more) = _do(request, [load_picture(actor, max_megapixels)], server, connection_file)
+    assert isinstance(done, messages.Transferred)
+    if passes is not None:
+        depth, normals = more
+        Image.fromarray(depth.astype(np.float32)).save(passes / "depth.tif")
+        save_png(passes / "normals.png", normals)
+    if report is not None:
+        _write_json(report, with_place(done, rgba))
+    save_png(out, rgba)
+    _say(out, done, rgba)
 
 
 @app.command()
@@ -172,12 +291,17 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 0,
     connection_file: ConnectionFile = None,
     max_megapixels: MaxMegapixels = 64.0,
+    idle: Annotated[
+        float | None, typer.Option(min=1.0, help="Stop after so many seconds without work or a word.")
+    ] = None,
 ) -> None:
     """Start the model server; it runs until Ctrl-C or SIGTERM."""
     from server.serve import serve as run
     from shared.limits import Limits
 
-    raise typer.Exit(run(host, port, connection_file, limits=Limits.for_megapixels(max_megapixels)))
+    raise typer.Exit(
+        run(host, port, connection_file, limits=Limits.for_megapixels(max_megapixels), idle=idle)
+    )
 
 
 @models_app.command("list")
@@ -200,58 +324,8 @@ def models_import(
     typer.echo(ATTRIBUTION)
 
 
-def read_pose(path: Path) -> Skeleton:
-    """The one skeleton of a file: OpenPose JSON with one person, or the `skeleton` of a report.
-
-    Raises:
-        BadInput: unreadable, or not one person.
-    """
-    import msgspec
-
-    from shared.skeleton import Skeleton, people_from_json
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadInput(
-            f"{path}: cannot be read ({error.strerror})", "Give an OpenPose JSON file", str(path)
-        ) from error
-    try:
-        bare = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
-        bare = None
-    if isinstance(bare, dict) and isinstance(bare.get("pose_keypoints_2d"), list):
-        data = msgspec.json.encode({"people": [bare]})
-    people = people_from_json(data, str(path))
-    if len(people) != 1:
-        raise BadInput(
-            f"{path}: holds {len(people)} people, not one", "Give the pose of one person", str(path)
-        )
-    (person,) = people
-    if not person.visible.any():
-        raise BadInput(
-            f"{path}: no joint of the person is visible", "Give at least shoulders and hips", str(path)
-        )
-    return Skeleton(person.xy, person.visible, person.score)
-
-
-def parse_point(text: str) -> tuple[float, float]:
-    """`"X,Y"` as numbers.
-
-    Raises:
-        BadInput: not two numbers.
-    """
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise BadInput(
-            f"--at: {text!r} is not X,Y", "Give two numbers, for instance --at 640,800", "at"
-        ) from error
-    return x, y
-
-
-def to_report(done: messages.Inserted, rgba: NDArray[Any]) -> dict[str, Any]:
-    """The report of an insert: skeletons as OpenPose people, the layer's place and scale in scene pixels."""
+def with_place(done: messages.Inserted | messages.Transferred, rgba: NDArray[Any]) -> dict[str, Any]:
+    """An answer's fields, with the layer's place and scale in scene pixels as `placement`."""
     import msgspec
 
     report: dict[str, Any] = msgspec.to_builtins(done)
@@ -259,39 +333,58 @@ def to_report(done: messages.Inserted, rgba: NDArray[Any]) -> dict[str, Any]:
     x, y, scale = report.pop("x"), report.pop("y"), report.pop("scale")
     height, width = rgba.shape[:2]
     report["placement"] = {"x": x, "y": y, "width": width, "height": height, "scale": scale}
+    return report
+
+
+def to_report(done: messages.Inserted, rgba: NDArray[Any]) -> dict[str, Any]:
+    """The report of an insert: skeletons as OpenPose people, the layer's place and scale in scene pixels."""
+    report = with_place(done, rgba)
     report["context"] = {"people": [{"pose_keypoints_2d": person} for person in done.context]}
-    report["candidates"] = {
-        "people": [{"pose_keypoints_2d": c.skeleton, "score": round(c.score, 4)} for c in done.candidates]
-    }
+    report["candidates"] = {"people": [_scored(candidate) for candidate in done.candidates]}
     report["skeleton"] = {"pose_keypoints_2d": done.skeleton}
     return report
 
 
-def _insert_here(
-    request: messages.Insert, scene: Picture, actor: Picture
-) -> tuple[messages.Inserted, NDArray[Any]]:
-    from server.pipeline import Pipeline
-    from shared import messages
+def _do(
+    request: messages.Request, pictures: list[Picture], server: bool, connection_file: Path | None
+) -> tuple[messages.Answer, list[NDArray[Any]]]:
+    """The request done in this process, or by the running server; shows its progress."""
+    arrays = [_to_array(picture) for picture in pictures]
+    if server:
+        from shared.client import Client
 
-    done, blobs = Pipeline().run(request, [_to_array(scene), _to_array(actor)], _show_progress)
-    assert isinstance(done, messages.Inserted)
-    return done, blobs[0]
+        with Client.connect(connection_file) as client:
+            done = client.run(
+                request, arrays, on_progress=lambda p: _show_progress(p.stage, p.index, p.count)
+            )
+    else:
+        from server.pipeline import Pipeline
+
+        done = Pipeline().run(request, arrays, _show_progress)
+    _clear_progress()
+    return done
 
 
-def _insert_on_server(
-    request: messages.Insert, scene: Picture, actor: Picture, connection_file: Path | None
-) -> tuple[messages.Inserted, NDArray[Any]]:
-    from shared import messages
-    from shared.client import Client
+def _say(out: Path, done: messages.Inserted | messages.Transferred, rgba: NDArray[Any]) -> None:
+    """Warnings to stderr; to stdout what was written and where it lies in the scene."""
+    for warning in done.warnings:
+        typer.echo(f"walkon: note: {warning}", err=True)
+    height, width = rgba.shape[:2]
+    typer.echo(
+        f"{out}: a person of {width} x {height} pixels at {done.x},{done.y}, {sum(done.seconds.values()):.1f} s"
+    )
 
-    with Client.connect(connection_file) as client:
-        done, blobs = client.run(
-            request,
-            [_to_array(scene), _to_array(actor)],
-            on_progress=lambda p: _show_progress(p.stage, p.index, p.count),
-        )
-    assert isinstance(done, messages.Inserted)
-    return done, blobs[0]
+
+def _scored(candidate: messages.Candidate) -> dict[str, Any]:
+    """An OpenPose person with its score, and what it lacks where it lacks something."""
+    said: dict[str, Any] = {"pose_keypoints_2d": candidate.skeleton, "score": round(candidate.score, 4)}
+    return said | ({"warning": candidate.warning} if candidate.warning else {})
+
+
+def _write_json(path: Path, value: Any) -> None:
+    import msgspec
+
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
 
 def _to_array(picture: Picture) -> NDArray[Any]:

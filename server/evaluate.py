@@ -13,24 +13,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.anatomy import installed
 from models.draw import CHOSEN, CONTEXT, draw_people
 from models.finish import composite
+from models.ground import GroundLooks
 from models.images import Picture, load_picture, save_png
+from models.judgement import figures
 from models.metrics import pckh
 from server.pipeline import Insertion, Pipeline
 from shared.errors import WalkOnError
-from shared.skeleton import (
-    L_ANKLE,
-    L_HIP,
-    L_KNEE,
-    L_SHOULDER,
-    NOSE,
-    R_ANKLE,
-    R_HIP,
-    R_KNEE,
-    R_SHOULDER,
-    Skeleton,
-)
+from shared.skeleton import L_ANKLE, R_ANKLE, Skeleton
 
 _TILE = 420  # height of a picture on the contact sheet, in pixels
 
@@ -67,16 +59,18 @@ def evaluate_inserts(
         seed (`int`): of the insertions.
 
     Returns:
-        `pairs`, `inserted`, `errors` (words of each), `pckh` (of the inserted people, found again in the result by
-        the pose estimator, joints inside the frame and not hidden), `found` (how many of them the estimator sees at
-        all) and `pckh_found` (of those), `seconds` (median), `rows`.
+        `pairs`, `errors` (words of each), `rows` (one for each pair), and for `all` inserted people and for those
+        that the product says nothing against (`unwarned`): `inserted` (how many), `pckh` (found again in the result
+        by the pose estimator, joints inside the frame and not hidden; who is not found counts as missed), `found`
+        (how many of them the estimator sees at all), `pckh_found` (of those), `seconds` (median).
     """
     outcomes, tiles = [], []
     for scene_path, actor_path in _pairs(scenes, actors, pairs):
         outcome = Outcome(scene_path.name, actor_path.name)
         try:
             scene = load_picture(scene_path)
-            done = pipeline.insert(scene, load_picture(actor_path), seed=seed)
+            # Named, so that nothing is said of the photo's other people.
+            done = pipeline.insert(scene, load_picture(actor_path), seed=seed, actor_person=0)
         except WalkOnError as error:
             outcome.error = str(error)
         else:
@@ -85,24 +79,36 @@ def evaluate_inserts(
             result = composite(scene.rgb, done.layer)
             outcome.found, outcome.correct, outcome.total = found_again(result, done, pipeline)
             if sheet is not None:
-                tiles.append(_tile(scene, done, result, f"{scene_path.stem} + {actor_path.stem}"))
+                words = " (warned)" if done.warnings else ""
+                tiles.append(_tile(scene, done, result, f"{scene_path.stem} + {actor_path.stem}{words}"))
         outcomes.append(outcome)
     if sheet is not None and tiles:
         save_png(sheet, _stack(tiles))
     inserted = [o for o in outcomes if not o.error]
-    total = sum(o.total for o in inserted)
-    again = [o for o in inserted if o.found]
     return {
         "pairs": len(outcomes),
-        "inserted": len(inserted),
         "errors": [f"{o.scene} + {o.actor}: {o.error}" for o in outcomes if o.error],
-        "pckh": round(sum(o.correct for o in inserted) / total, 4) if total else None,
-        "found": len(again),
-        "pckh_found": round(sum(o.correct for o in again) / sum(o.total for o in again), 4)
-        if again
-        else None,
-        "seconds": statistics.median(o.seconds for o in inserted) if inserted else None,
+        "all": _summary(inserted),
+        "unwarned": _summary([o for o in inserted if not o.warnings]),
         "rows": [vars(o) for o in outcomes],
+    }
+
+
+def _summary(outcomes: Sequence[Outcome]) -> dict[str, float | int | None]:
+    """The numbers of some inserted people; None where there is nothing to divide by."""
+
+    def share(some: Sequence[Outcome]) -> float | None:
+        total = sum(o.total for o in some)
+        return round(sum(o.correct for o in some) / total, 4) if total else None
+
+    again = [o for o in outcomes if o.found]
+    seconds = statistics.median(o.seconds for o in outcomes) if outcomes else None
+    return {
+        "inserted": len(outcomes),
+        "pckh": share(outcomes),
+        "found": len(again),
+        "pckh_found": share(again),
+        "seconds": seconds,
     }
 
 
@@ -143,26 +149,54 @@ def _distance(truth: Skeleton, person: Skeleton) -> float:
     return float(np.linalg.norm(truth.xy - person.xy, axis=1)[both].mean()) if both.any() else float("inf")
 
 
-def standing_actors(photos: Sequence[Path], pipeline: Pipeline) -> list[Path]:
-    """The photos that the README asks for: the largest person stands upright and is seen from head to feet."""
+def evaluate_ground(photos: Sequence[Path], pipeline: Pipeline, draws: int = 60) -> dict[str, float | int]:
+    """Whether the looks of the ground tell real feet from places drawn at random.
+
+    Each person who stands in a photo with others is judged by the ground under the others' feet, and so are `draws`
+    places for the same person in the lower 70 % of the frame, many of which are ground as well.
+
+    Args:
+        photos (sequence of `Path`): photos of people.
+        pipeline (`Pipeline`): finds them.
+        draws (`int`, *optional*, defaults to 60): random places for each person.
+
+    Returns:
+        `people` (how many were judged), `real` and `least` (mean and lowest belief in their own places) and `random`
+        (mean belief in the random ones).
+    """
+    rng = np.random.default_rng(0)
+    body = installed()
+    real: list[float] = []
+    random: list[float] = []
+    for path in photos:
+        rgb = load_picture(path).rgb
+        context = pipeline.detect(rgb)
+        for index, person in enumerate(context):
+            joints = np.c_[person.xy, person.visible][None]
+            if not (body.stature(joints)[0] > 0 and person.visible[[R_ANKLE, L_ANKLE]].any()):
+                continue
+            figure = figures(joints, body)
+            looks = GroundLooks(rgb, [*context[:index], *context[index + 1 :]])
+            if not looks.seen or figure.upright[0] <= 0.3:
+                continue
+            places = rng.uniform((0.0, 0.3), 1.0, (draws, 2)) * rgb.shape[1::-1]
+            real.append(float(looks.belief(figure.ground, figure.stature)[0]))
+            random.append(float(looks.belief(places, np.repeat(figure.stature, draws)).mean()))
+    if not real:
+        return {"people": 0}
+    mean = {"real": float(np.mean(real)), "least": min(real), "random": float(np.mean(random))}
+    return {"people": len(real)} | {name: round(value, 3) for name, value in mean.items()}
+
+
+def fit_actors(photos: Sequence[Path], pipeline: Pipeline) -> list[Path]:
+    """The photos that the product itself has nothing to say against: the largest person stands, from head to feet."""
     chosen = []
     for path in photos:
         try:
-            person = pipeline.find_actor(load_picture(path)).skeleton
+            if pipeline.find_actor(load_picture(path)).fit:
+                chosen.append(path)
         except WalkOnError:
             continue
-        if not person.visible[
-            [NOSE, R_SHOULDER, L_SHOULDER, R_HIP, L_HIP, R_KNEE, L_KNEE, R_ANKLE, L_ANKLE]
-        ].all():
-            continue
-        shoulders, hips, ankles = (
-            person.xy[list(pair)].mean(0)
-            for pair in ((R_SHOULDER, L_SHOULDER), (R_HIP, L_HIP), (R_ANKLE, L_ANKLE))
-        )
-        torso = float(np.linalg.norm(hips - shoulders))
-        # Standing, the ankles are about 1.6 torsos below the hips; seated or crouching, less than 1.2.
-        if ankles[1] - hips[1] > 1.2 * torso and hips[1] - shoulders[1] > 0.85 * torso:
-            chosen.append(path)
     return chosen
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of jobs: a bounded queue, deadlines, cancelling, kept results. No sockets, no threads of its own.
 
-One thread owns the table. The worker thread only sees a `Job` that `begin` handed out, and of it only what
+One thread owns the table. A worker thread only sees a `Job` that `begin` handed out, and of it only what
 never changes, and `given_up`. A job ends exactly once; what the worker returns for a job that ended meanwhile
 (cancelled, deadline) is dropped.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from shared.errors import BadInput, Cancelled, DeadlineExceeded, Overloaded, WalkOnError
+from shared.errors import BadInput, Cancelled, DeadlineExceeded, Overloaded, Superseded, WalkOnError
 from shared.limits import Limits
 from shared.messages import Array, Blob, Request
 
@@ -214,6 +214,26 @@ class JobTable:
             job, Cancelled(f"job {job_id}: was cancelled", "Send it again if it was a mistake", job_id)
         )
         return job
+
+    def supersede(self, newest: Job) -> list[Job]:
+        """End the waiting jobs that the same client asked for before, of the same kind of request.
+
+        Returns:
+            the jobs that this ended.
+        """
+        older = [
+            job
+            for job in self._waiting.values()
+            if job is not newest and job.owner == newest.owner and type(job.request) is type(newest.request)
+        ]
+        for job in older:
+            error = Superseded(
+                f"job {job.id}: a newer one of its kind came before it began",
+                "Wait for the newer one",
+                job.id,
+            )
+            self._give_up(job, error)
+        return older
 
     def expire(self) -> list[Job]:
         """End the jobs whose deadline has come, and forget results that were kept long enough.

@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from models.images import Picture, picture_from_array
 from models.weights import sha256
 from shared import __version__, messages
-from shared.errors import BadInput, Cancelled, NoActor, NoContext, PartialActor
+from shared.errors import BadImage, BadInput, Cancelled, NoActor, NoContext, PartialActor
 from shared.skeleton import (
+    BODY_JOINTS,
+    FACE,
     L_ANKLE,
     L_HIP,
     L_KNEE,
@@ -35,8 +37,10 @@ from shared.skeleton import (
     R_SHOULDER,
     Skeleton,
 )
+from shared.where import Where
 
 if TYPE_CHECKING:
+    from models.body_refiner import BodyRefiner
     from models.finish import Layer
     from models.matte import MatteEstimator
     from models.motion import MotionTransfer, Person
@@ -44,16 +48,29 @@ if TYPE_CHECKING:
     from models.placement import Candidate, Placement
     from models.pose import PoseEstimator
     from models.refinenet import Refiner
+    from server.preview import AnalysedActors
 
 STAGES = ("detect", "place", "refine", "matte", "transfer", "finish")
 """In the order in which `insert` runs them."""
+_TRANSFER_STAGES = ("detect", "matte", "transfer")
 
 GENERATORS = ("motion", "limbs", "msa")
 PLACEMENTS = ("flow", "wgan")
+NO_WISHES = Where()
 
-_COLOUR_PEOPLE = 3  # the colours of the scene's largest people are enough to go by
+MIN_ACTOR = 64
+"""Height in pixels of the smallest person that is taken from a photo: of smaller ones no face is left."""
 
-_DOUBTFUL = 0.2  # score of a best candidate below which inserts on real photos are rarely believable
+_ABOVE_JOINTS = (
+    1.15  # height of a person over that of the joints: the head above the eyes, the feet below the ankles
+)
+
+_MIN_JOINTS = 6  # known joints of a pose: fewer are no pose but a slip
+_MAX_ENLARGEMENT = 16.0  # of the person over the photo: beyond it the scale is a slip and the layer a blur
+
+_COLOUR_PEOPLE = 3  # so many of the scene's people are enough to take colours and sharpness from
+
+_DOUBTFUL = 0.25  # score of a best candidate below which inserts on real photos are rarely believable
 
 Progress = Callable[[str, int, int], None]
 """Called when a stage begins: its name, its index and the number of stages."""
@@ -69,6 +86,7 @@ class Actor:
         others (`tuple[Skeleton, ...]`): the photo's other people.
         alpha (`(H, W)` float32, *optional*): the photo's own alpha channel, where it has one.
         warnings (`tuple[str, ...]`): what the user should know.
+        fit (`bool`): the photo shows somebody standing, from head to feet.
     """
 
     rgb: NDArray[np.uint8]
@@ -76,6 +94,7 @@ class Actor:
     others: tuple[Skeleton, ...]
     alpha: NDArray[np.float32] | None
     warnings: tuple[str, ...]
+    fit: bool
 
 
 @dataclass(frozen=True)
@@ -83,6 +102,7 @@ class Insertion:
     """Result of `Pipeline.insert`: the layer and everything that led to it."""
 
     layer: Layer
+    passes: tuple[NDArray[Any], ...]
     skeleton: Skeleton
     candidates: tuple[Candidate, ...]
     context: tuple[Skeleton, ...]
@@ -161,12 +181,13 @@ class Pipeline:
         return MatteEstimator(self.threads)
 
     @functools.cached_property
-    def refiner(self) -> Refiner:
-        """The refinement network."""
+    def refiners(self) -> tuple[BodyRefiner, Refiner]:
+        """The refinement networks: all joints; the face, as in the paper."""
+        from models.body_refiner import BodyRefiner
         from models.refinenet import Refiner
 
         self._limit_torch()
-        return Refiner()
+        return BodyRefiner(), Refiner()
 
     @functools.cache  # noqa: B019 - one pipeline lives as long as its process
     def placer(self, name: str) -> Placement:
@@ -190,15 +211,32 @@ class Pipeline:
 
         return MotionTransfer(name)
 
+    @property
+    def motion(self) -> MotionTransfer:
+        """The transfer network that previews are made with."""
+        from models.motion import MotionTransfer
+
+        network = self.generator("motion")
+        assert isinstance(network, MotionTransfer)
+        return network
+
+    @functools.cached_property
+    def analysed(self) -> AnalysedActors:
+        """The actors that previews can be asked of."""
+        from server.preview import AnalysedActors
+
+        return AnalysedActors()
+
     def _limit_torch(self) -> None:
         import torch
 
         torch.set_num_threads(self.threads)
 
-    def weights(self, placement: str, generator: str) -> dict[str, str]:
-        """SHA-256 of the weights that an insert with these networks uses, by `stage/name`."""
+    def weights(self, generator: str, placement: str | None = None) -> dict[str, str]:
+        """SHA-256 of the weights that a transfer uses, or an insert with that placement, by `stage/name`."""
         used = [("pose", "movenet-multipose"), ("pose", "movenet-thunder"), ("matte", "blazepose-full")]
-        used += [("placement", placement), ("refine", "refinenet")]
+        if placement is not None:
+            used += [("placement", placement), ("refine", "body"), ("refine", "refinenet")]
         if generator != "limbs":
             used.append(("transfer", generator))
         return {f"{stage}/{name}": sha256(stage, name) for stage, name in used}
@@ -218,6 +256,7 @@ class Pipeline:
 
         Raises:
             NoActor: no person, or fewer than asked for.
+            BadImage: the person is under `MIN_ACTOR` pixels tall.
             PartialActor: shoulders or hips are not in the photo.
         """
         people = self.detect(photo.rgb)
@@ -240,6 +279,13 @@ class Pipeline:
             )
         index = number or 0
         skeleton = people[index]
+        tall = skeleton.height * _ABOVE_JOINTS
+        if tall < MIN_ACTOR:
+            raise BadImage(
+                f"actor: the person in the photo is only about {tall:.0f} px tall, not at least {MIN_ACTOR}",
+                "Use a larger photo, or one that was taken from nearer",
+                "actor",
+            )
         missing = _missing_pairs(skeleton)
         if "shoulders" in missing or "hips" in missing:
             raise PartialActor(
@@ -251,8 +297,14 @@ class Pipeline:
             warnings.append(
                 f"The actor photo does not show the {' and '.join(missing)}; only the visible part is inserted"
             )
+        from models.suitability import unfit
+
+        faults = unfit(skeleton)
+        warnings += [
+            f"The actor in the photo {fault}; a photo of somebody standing does better" for fault in faults
+        ]
         others = tuple(p for i, p in enumerate(people) if i != index)
-        return Actor(photo.rgb, skeleton, others, photo.alpha, tuple(warnings))
+        return Actor(photo.rgb, skeleton, others, photo.alpha, tuple(warnings), not (missing or faults))
 
     def place(
         self,
@@ -260,9 +312,10 @@ class Pipeline:
         size: tuple[int, int],
         count: int = 8,
         seed: int = 0,
-        at: tuple[float, float] | None = None,
+        where: Where = NO_WISHES,
         network: str | None = None,
         actor: Skeleton | None = None,
+        scene: NDArray[np.uint8] | None = None,
     ) -> list[Candidate]:
         """Candidates for one more person, best first.
 
@@ -271,28 +324,31 @@ class Pipeline:
             size (`(width, height)`): of the scene, in pixels.
             count (`int`): how many.
             seed (`int`): same seed, same candidates.
-            at (`(x, y)`, *optional*): where the feet go, in pixels of the scene.
+            where (`Where`): wishes for the place and the person.
             network (`str`, *optional*): one of `PLACEMENTS`.
-            actor (`Skeleton`, *optional*): as seen in the photo; poses that suit the photo then come first, and
-                the score says both how well the person belongs and how well the photo can show it.
+            actor (`Skeleton`, *optional*): as seen in the photo; candidates are then fitted to it, and the score
+                says both how well the person belongs and how well the photo can show it.
+            scene (`(H, W, 3)` uint8, *optional*): its pixels; feet are then kept on what looks like the ground.
 
         Raises:
             NoContext: the context is empty.
             NoCandidate: nothing passes the checks.
         """
-        placer = self.placer(network or self.placement)
-        if actor is None:
-            return placer.place(context, size, count, seed, at)
-        from models.placement import MAX_COUNT, Candidate
-        from models.suitability import suitability
+        from models.ground import GroundLooks
 
-        found = placer.place(context, size, MAX_COUNT, seed, at)
-        suited = [Candidate(c.skeleton, c.score * suitability(actor, c.skeleton, size)) for c in found]
-        return sorted(suited, key=lambda candidate: -candidate.score)[:count]
+        looks = None if scene is None else GroundLooks(scene, context)
+        return self.placer(network or self.placement).place(context, size, count, seed, where, actor, looks)
 
-    def refine(self, skeleton: Skeleton) -> Skeleton:
-        """The skeleton with cleaner facial joints."""
-        return self.refiner.refine(skeleton)
+    def refine(self, skeleton: Skeleton, locked: Sequence[int] = ()) -> Skeleton:
+        """The skeleton with its known joints cleaned; those that are locked stay exactly as they are.
+
+        Eyes and ears come to the middle of where the two networks have them: they err apart, so it errs less.
+        """
+        body, face = (refiner.refine(skeleton, locked) for refiner in self.refiners)
+        if face is skeleton:  # without a nose the paper's network says nothing
+            return body
+        joints = [joint for joint in FACE[1:] if skeleton.visible[joint] and joint not in locked]
+        return body.with_joints(joints, (body.xy[joints] + face.xy[joints]) / 2)
 
     def cut_out(self, actor: Actor) -> NDArray[np.float32]:
         """Matte `(H, W)` of the actor; a photo with an alpha channel brings its own."""
@@ -303,10 +359,32 @@ class Pipeline:
         return actor.alpha if not actor.others else np.minimum(actor.alpha, found)
 
     def transfer(
-        self, actor: Actor, matte: NDArray[np.float32], target: Skeleton, generator: str = GENERATORS[0]
+        self,
+        actor: Actor,
+        matte: NDArray[np.float32],
+        target: Skeleton,
+        generator: str = GENERATORS[0],
+        passes: bool = False,
     ) -> Person:
-        """The actor in the pose of `target`, in its pixels."""
-        return self.generator(generator).transfer(actor.rgb, matte, actor.skeleton, target)
+        """The actor in the pose of `target`, in its pixels; with depth and normals where `passes` are asked for.
+
+        Raises:
+            BadInput: the network gives no passes.
+        """
+        from models.motion import MotionTransfer
+
+        network = self.generator(generator)
+        if not passes:
+            return network.transfer(actor.rgb, matte, actor.skeleton, target)
+        if isinstance(network, MotionTransfer):
+            person = network.pose(network.analyse(actor.rgb, matte, actor.skeleton), target, passes=True)
+            if person.depth is not None:
+                return person
+        raise BadInput(
+            f"passes: the transfer network {generator!r} gives no depth and normals",
+            "Ask for the layer alone, or use another network",
+            "passes",
+        )
 
     def finish(
         self,
@@ -315,14 +393,17 @@ class Pipeline:
         target: Skeleton,
         context: Sequence[Skeleton],
         color_strength: float | None = None,
+        shadow: float | None = None,
     ) -> Layer:
-        """The person as a layer: in the scene's colours, behind the people who stand nearer."""
+        """The person as a layer: in the scene's colours, with a shadow, behind the people who stand nearer."""
         from models import finish
+        from models.shadow import DEFAULT_STRENGTH, with_shadow
 
         height, width = person.rgba.shape[:2]
         strength = finish.DEFAULT_STRENGTH if color_strength is None else color_strength
         mattes: dict[int, NDArray[np.float32]] = {}
         in_front = []
+        peers = finish.peers(target, context, _COLOUR_PEOPLE)
         for index, other in enumerate(context):
             x0, y0, x1, y1 = other.box
             margin = 0.25 * max(x1 - x0, y1 - y0)
@@ -333,7 +414,7 @@ class Pipeline:
                 or y0 - margin > person.y + height
             )
             front = not apart and finish.nearer(other, target, scene.shape[0])
-            if front or (index < _COLOUR_PEOPLE and strength > 0):
+            if front or (index in peers and strength > 0):
                 mattes[index] = self.matting.matte(
                     scene, other, [p for i, p in enumerate(context) if i != index]
                 )
@@ -343,8 +424,9 @@ class Pipeline:
             person,
             scene,
             strength,
-            [mattes[i] for i in range(min(_COLOUR_PEOPLE, len(context))) if i in mattes],
+            [mattes[i] for i in peers if i in mattes],
         )
+        person = with_shadow(person, target, scene, context, DEFAULT_STRENGTH if shadow is None else shadow)
         hidden = finish.occlusion(
             person, target, [context[i] for i in in_front], [mattes[i] for i in in_front]
         )
@@ -358,14 +440,17 @@ class Pipeline:
         actor: Picture,
         *,
         skeleton: Skeleton | None = None,
+        locked: Sequence[int] | None = None,
         context: Sequence[Skeleton] | None = None,
-        at: tuple[float, float] | None = None,
+        where: Where = NO_WISHES,
         seed: int = 0,
         candidates: int = 8,
         actor_person: int | None = None,
         generator: str = GENERATORS[0],
         network: str | None = None,
         color_strength: float | None = None,
+        shadow: float | None = None,
+        passes: bool = False,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Insertion:
@@ -374,13 +459,16 @@ class Pipeline:
         Args:
             scene (`Picture`): the picture to insert into.
             actor (`Picture`): a photo of the person.
-            skeleton (`Skeleton`, *optional*): the pose wanted, in scene pixels; then nothing is placed or refined.
+            skeleton (`Skeleton`, *optional*): the pose wanted, in scene pixels; then nothing is placed.
+            locked (sequence of `int`, *optional*): refine that skeleton except these joints; not refined, if not given.
             context (sequence of `Skeleton`, *optional*): the people of the scene; detected, if not given.
-            at (`(x, y)`, *optional*): where the feet go, in scene pixels.
+            where (`Where`): wishes for the place and the person; with a `skeleton` only the feet.
             seed, candidates, network: see `place`.
             actor_person (`int`, *optional*): see `find_actor`.
             generator (`str`): one of `GENERATORS`.
             color_strength (`float`, 0..1, *optional*): how far colours move towards the scene's.
+            shadow (`float`, 0..1, *optional*): how dark the shadow under the feet is; 0 for none.
+            passes (`bool`): also depth, normals and the colours before they were matched to the scene's.
             progress (*optional*): called when a stage begins.
             cancelled (*optional*): asked between stages.
 
@@ -395,17 +483,13 @@ class Pipeline:
             who = self.find_actor(actor, actor_person)
             people = list(context) if context is not None else self.detect(scene.rgb)
         height, width = scene.rgb.shape[:2]
-        if at is not None and not (0 <= at[0] <= width and 0 <= at[1] <= height):
-            raise BadInput(
-                f"at: {at[0]:g},{at[1]:g} lies outside the scene of {width} x {height} pixels",
-                "Give the pixel of the scene where the feet go",
-                "at",
-            )
+        where.check(width, height)
         proposed: list[Candidate] = []
         doubts: list[str] = []
         with clock.stage("place"):
             if skeleton is not None:
-                target = _standing_at(skeleton, at) if at is not None else skeleton
+                _check_pose(skeleton, who.skeleton)
+                target = _standing_at(skeleton, where.feet) if where.feet is not None else skeleton
             else:
                 if not people:
                     raise NoContext(
@@ -413,36 +497,50 @@ class Pipeline:
                         "Say where and how with --at X,Y and --pose skeleton.json, or use a scene with people",
                         "scene",
                     )
-                proposed = self.place(people, (width, height), candidates, seed, at, network, who.skeleton)
+                proposed = self.place(
+                    people, (width, height), candidates, seed, where, network, who.skeleton, scene.rgb
+                )
                 target = proposed[0].skeleton
+                if proposed[0].warning:
+                    doubts.append(proposed[0].warning)
                 if proposed[0].score < _DOUBTFUL:
                     doubts.append(
                         "No place was found that suits both the scene and this photo of the actor; "
                         "a photo of the whole person, standing, or another seed may do better"
                     )
         with clock.stage("refine"):
-            if skeleton is None:
-                target = self.refine(target)
-                if generator != "msa":
-                    from models.motion import with_carried_face
+            if skeleton is None or locked is not None:
+                # A body that was fitted to the photo has the photo's own proportions.
+                kept = BODY_JOINTS if skeleton is None and not where.posed else locked or ()
+                target = self.refine(target, kept)
+            if skeleton is None and generator != "msa":
+                from models.motion import with_carried_face
 
-                    target = with_carried_face(who.skeleton, target)
+                target = with_carried_face(who.skeleton, target)
+                doubts += _turned_away(where, target)
         target = _what_the_photo_shows(target, who.skeleton)
         doubts += _lacking(who.skeleton, target)
         with clock.stage("matte"):
             matte = self.cut_out(who)
         with clock.stage("transfer"):
-            person = self.transfer(who, matte, target, generator)
+            person = self.transfer(who, matte, target, generator, passes)
         with clock.stage("finish"):
-            layer = self.finish(person, scene.rgb, target, people, color_strength)
+            from models.finish import colourless
+
+            if colourless(actor.rgb) and not colourless(scene.rgb):
+                doubts.append(
+                    "The actor photo is black and white and the scene is not; the person stays grey"
+                )
+            layer = self.finish(person, scene.rgb, target, people, color_strength, shadow)
         return Insertion(
             layer=layer,
+            passes=(*_passes(person, layer), _own_colors(person, layer)) if passes else (),
             skeleton=target,
             candidates=tuple(proposed),
             context=tuple(people),
             seed=seed,
             seconds=clock.seconds,
-            weights=self.weights(placement, generator),
+            weights=self.weights(generator, placement),
             warnings=(*who.warnings, *doubts),
         )
 
@@ -470,18 +568,25 @@ class Pipeline:
                         (request.width, request.height),
                         request.count,
                         request.seed,
-                        request.at,
+                        request.where,
                         request.network,
                         None if request.actor is None else Skeleton.from_openpose(request.actor, "actor"),
+                        _picture(blobs[0], "scene").rgb if blobs else None,
                     )
                 return messages.Placed(_on_the_wire(found)), []
             case messages.Refine():
                 clock = _Clock(["refine"], progress, cancelled)
                 with clock.stage("refine"):
-                    refined = self.refine(Skeleton.from_openpose(request.skeleton, "skeleton"))
+                    refined = self.refine(
+                        Skeleton.from_openpose(request.skeleton, "skeleton"), request.locked
+                    )
                 return messages.Refined(refined.to_openpose()), []
             case messages.Transfer():
-                return self._run_transfer(request, blobs, _Clock(STAGES, progress, cancelled))
+                return self._run_transfer(request, blobs, _Clock(_TRANSFER_STAGES, progress, cancelled))
+            case messages.Analyse():
+                return self._run_analyse(request, blobs, _Clock(_TRANSFER_STAGES, progress, cancelled))
+            case messages.Preview():
+                return self._run_preview(request)
             case messages.Insert():
                 done = self.insert(
                     _picture(blobs[0], "scene"),
@@ -489,34 +594,74 @@ class Pipeline:
                     skeleton=None
                     if request.skeleton is None
                     else Skeleton.from_openpose(request.skeleton, "skeleton"),
+                    locked=request.locked,
                     context=None if request.context is None else _skeletons(request.context),
-                    at=request.at,
+                    where=request.where,
                     seed=request.seed,
                     candidates=request.candidates,
                     actor_person=request.actor_person,
                     generator=request.generator,
                     network=request.network,
                     color_strength=request.color_strength,
+                    shadow=request.shadow,
+                    passes=request.passes,
                     progress=progress,
                     cancelled=cancelled,
                 )
-                return done.report(), [done.layer.rgba]
+                return done.report(), [done.layer.rgba, *done.passes]
 
     def _run_transfer(
         self, request: messages.Transfer, blobs: Sequence[NDArray[Any]], clock: _Clock
     ) -> tuple[messages.Answer, list[NDArray[Any]]]:
         from models import finish
 
-        clock.stages = ["detect", "matte", "transfer"]
+        with clock.stage("detect"):
+            who = self.find_actor(_picture(blobs[0], "actor"), request.actor_person)
+            wanted = Skeleton.from_openpose(request.skeleton, "skeleton")
+            _check_pose(wanted, who.skeleton)
+        with clock.stage("matte"):
+            matte = self.cut_out(who)
+        with clock.stage("transfer"):
+            target = _what_the_photo_shows(wanted, who.skeleton)
+            person = self.transfer(who, matte, target, request.generator, request.passes)
+            layer = finish.to_layer(person)
+            passes = _passes(person, layer) if request.passes else ()
+        answer = messages.Transferred(
+            layer.x,
+            layer.y,
+            layer.scale,
+            warnings=[*who.warnings, *_lacking(who.skeleton, target)],
+            seconds=clock.seconds,
+            versions=versions(),
+            weights=self.weights(request.generator),
+        )
+        return answer, [layer.rgba, *passes]
+
+    def _run_analyse(
+        self, request: messages.Analyse, blobs: Sequence[NDArray[Any]], clock: _Clock
+    ) -> tuple[messages.Answer, list[NDArray[Any]]]:
+        from server.preview import analyse, small_matte
+
         with clock.stage("detect"):
             who = self.find_actor(_picture(blobs[0], "actor"), request.actor_person)
         with clock.stage("matte"):
             matte = self.cut_out(who)
         with clock.stage("transfer"):
-            target = _what_the_photo_shows(Skeleton.from_openpose(request.skeleton, "skeleton"), who.skeleton)
-            layer = finish.to_layer(self.transfer(who, matte, target, request.generator))
-        warnings = [*who.warnings, *_lacking(who.skeleton, target)]
-        return messages.Transferred(layer.x, layer.y, layer.scale, warnings), [layer.rgba]
+            actor = analyse(self.motion, who.rgb, matte, who.skeleton)
+        photo = messages.picture_hash(blobs[0])
+        self.analysed.keep(photo, request.actor_person, actor)
+        answer = messages.Analysed(photo, who.skeleton.to_openpose(), list(who.warnings))
+        return answer, [small_matte(matte)]
+
+    def _run_preview(self, request: messages.Preview) -> tuple[messages.Answer, list[NDArray[Any]]]:
+        from server.preview import paint
+
+        actor = self.analysed.get(request.actor, request.actor_person)
+        wanted = Skeleton.from_openpose(request.skeleton, "skeleton")
+        _check_pose(wanted, actor.source)
+        target = _what_the_photo_shows(wanted, actor.source)
+        answer, square = paint(self.motion, actor, target, request.size)
+        return answer, [square]
 
     def warm_up(self, progress: Callable[[str], None] | None = None) -> None:
         """Runs every stage once, so that the first job is as fast as the rest.
@@ -538,13 +683,13 @@ class Pipeline:
         report("refine")
         target = self.refine(target)
         report("matte")
-        actor = Actor(noise, person, (), None, ())
+        actor = Actor(noise, person, (), None, (), True)
         matte = self.cut_out(actor)
         report("transfer")
         painted = self.transfer(actor, np.maximum(matte, 0.5), target)
         report("finish")
         self.finish(painted, noise, target, [person])
-        self.weights(self.placement, GENERATORS[0])
+        self.weights(GENERATORS[0], self.placement)
 
 
 @functools.cache
@@ -579,7 +724,7 @@ def _skeletons(people: Sequence[list[float]]) -> list[Skeleton]:
 
 
 def _on_the_wire(candidates: Sequence[Candidate]) -> list[messages.Candidate]:
-    return [messages.Candidate(c.skeleton.to_openpose(), c.score) for c in candidates]
+    return [messages.Candidate(c.skeleton.to_openpose(), c.score, c.warning) for c in candidates]
 
 
 _PAIRS = {
@@ -603,6 +748,70 @@ def _what_the_photo_shows(target: Skeleton, source: Skeleton) -> Skeleton:
     if not visible[list(_PAIRS["knees"])].any():
         visible[list(_PAIRS["ankles"])] = False
     return Skeleton(target.xy, visible, target.score)
+
+
+def _check_pose(wanted: Skeleton, actor: Skeleton) -> None:
+    """Raises BadInput where a pose that somebody gave cannot be meant: hardly a joint, or of a wrong scale."""
+    from models.motion import tensors
+    from models.parts import torso_length
+
+    known = int(wanted.visible.sum())
+    if known < _MIN_JOINTS:
+        raise BadInput(
+            f"skeleton: only {known} of its {NUM_JOINTS} joints are known, not at least {_MIN_JOINTS}",
+            "Give shoulders, hips and the limbs that shall be seen",
+            "skeleton",
+        )
+    larger = float(torso_length(*tensors(wanted))[0] / torso_length(*tensors(actor))[0])
+    if larger > _MAX_ENLARGEMENT:
+        raise BadInput(
+            f"skeleton: is {larger:.0f} times as large as the person in the actor photo, not at most"
+            f" {_MAX_ENLARGEMENT:.0f} times",
+            "Scale the skeleton to the scene, or use a larger photo",
+            "skeleton",
+        )
+
+
+def _passes(person: Person, layer: Layer) -> tuple[NDArray[Any], ...]:
+    """Depth `(h, w)` float16 and normals `(h, w, 3)` uint8 of the layer, as messages.Transferred has them."""
+    from models.finish import overlap
+
+    assert person.depth is not None
+    assert person.normals is not None
+    # The layer may be larger: blurred, or with a shadow.
+    size = layer.rgba.shape[:2]
+    into, out_of = overlap(size, (layer.x - person.x, layer.y - person.y), person.depth.shape)
+    depth, normals = np.zeros(size, np.float16), np.full((*size, 3), 127.5)
+    depth[into] = person.depth[out_of]
+    normals[into] += 127.5 * np.clip(person.normals[out_of], -1, 1)
+    return depth, np.rint(normals).astype(np.uint8)
+
+
+def _own_colors(person: Person, layer: Layer) -> NDArray[np.uint8]:
+    """`(h, w, 3)` of the layer before its colours were matched to the scene's; the layer's own beyond the person."""
+    from models.finish import overlap
+
+    rgb = layer.rgba[..., :3].copy()
+    into, out_of = overlap(rgb.shape[:2], (layer.x - person.x, layer.y - person.y), person.rgba.shape[:2])
+    painted = person.rgba[out_of]
+    alpha = painted[..., 3:]
+    # Where the person is faint the layer is mostly shadow or blur, and a quotient mostly noise.
+    straight = np.clip(painted[..., :3] / np.maximum(alpha, 1e-4), 0.0, 1.0) * 255.0
+    rgb[into] = np.where(alpha > 0.05, np.rint(straight), rgb[into]).astype(np.uint8)
+    return rgb
+
+
+def _turned_away(where: Where, target: Skeleton) -> list[str]:
+    """A warning where the head, which keeps the photo's view of it, does not face the way that was asked for."""
+    from models.wishes import facing
+
+    found = facing(target)
+    if where.facing is None or found == where.facing:
+        return []
+    return [
+        f"facing: the body was placed facing {where.facing}, but a head keeps the view of the actor photo, which"
+        f" faces {found or 'the camera or away'}; use a photo that faces {where.facing}"
+    ]
 
 
 def _lacking(source: Skeleton, target: Skeleton) -> list[str]:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model server: sockets in one thread, networks in another.
+"""The model server: sockets in one thread, networks in two others.
 
-The socket thread owns both ROUTERs and the job table, and never waits for a network: jobs go to the worker
-thread through a queue, what it has to say comes back through another, with a byte on a socket pair to wake the
-poller. So a status or a cancel is answered while a network computes. docs/protocol.md describes the wire.
+The socket thread owns both ROUTERs and the job tables, and never waits for a network: jobs go to a worker thread
+through a queue, what it has to say comes back through another, with a byte on a socket pair to wake the poller. So
+a status or a cancel is answered while a network computes. Previews have a lane of their own, table and worker: an
+artist who drags a joint does not wait for a whole job. docs/protocol.md describes the wire.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 import structlog
 import zmq
 
+from server.connection_file import refuse_second_server, remove_connection, write_connection
 from server.jobs import Job, JobTable, Outcome, State
 from shared import __version__, messages
 from shared.client import Connection, default_connection_file
@@ -93,7 +94,17 @@ class _Stage:
 
 @dataclass(frozen=True)
 class _Done:
+    lane: _Lane
     outcome: Outcome
+
+
+class _Lane:
+    """Jobs that are done one after the other, and the thread that does them."""
+
+    def __init__(self, table: JobTable, name: str, work: Callable[[_Lane], None]) -> None:
+        self.table = table
+        self.todo: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=work, args=(self,), name=name, daemon=True)
 
 
 class Server:
@@ -107,6 +118,7 @@ class Server:
         limits (`Limits`): what it takes at most.
         weights (*optional*): asked once after warm-up for the weights' hashes that `Status` tells.
         grace (`float`): seconds that the running job gets when the server is asked to stop.
+        idle (seconds, *optional*): stop when it has had nothing to do and heard nothing for so long.
 
     Raises:
         BadInput: a host beyond loopback, a port that is taken, or another server runs for that file.
@@ -121,27 +133,33 @@ class Server:
         limits: Limits | None = None,
         weights: Callable[[], dict[str, str]] = dict,
         grace: float = GRACE,
+        idle: float | None = None,
     ) -> None:
         self.connection_file = Path(connection_file or default_connection_file())
         self.limits = limits or Limits()
         self._pipeline = pipeline
         self._weights = weights
         self._grace = grace
+        self._idle = idle
+        self._heard = time.monotonic()
         self._started = time.monotonic()
         self._process = psutil.Process()
-        self._table = JobTable(self.limits)
+        self._jobs = _Lane(JobTable(self.limits), "walkon-worker", self._warm_up_and_do_jobs)
+        # What a preview showed is soon stale: little of it is kept.
+        small_table = JobTable(self.limits, keep_seconds=30.0, keep_jobs=16)
+        self._previews = _Lane(small_table, "walkon-previews", self._do_jobs)
+        self._lanes = (self._jobs, self._previews)
         self._warming = "start"
         self.problem: WalkOnError | None = None  # why warm-up failed
         self._known_weights: dict[str, str] = {}
         self._stops = 0
         self._stop_at: float | None = None
         self._undelivered: set[str] = set()  # jobs whose result waits for room in the client's pipe
-        self._todo: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._told: queue.SimpleQueue[_Warming | _Warm | _Stage | _Done] = queue.SimpleQueue()
         self._key = secrets.token_hex(32).encode()
 
         _check_host(host)
-        _refuse_second_server(self.connection_file)
+        refuse_second_server(self.connection_file)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             self._work = self._bind(host, port, self.limits.max_blob_bytes)
@@ -160,7 +178,6 @@ class Server:
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
-        self._worker = threading.Thread(target=self._do_jobs, name="walkon-worker", daemon=True)
 
     @property
     def ready(self) -> bool:
@@ -169,8 +186,8 @@ class Server:
 
     @property
     def worker_is_busy(self) -> bool:
-        """Whether the worker thread is still in a network; after `run` only where a stop did not wait for it."""
-        return self._worker.is_alive()
+        """Whether a worker thread is still in a network; after `run` only where a stop did not wait for it."""
+        return any(lane.thread.is_alive() for lane in self._lanes)
 
     def stop(self) -> None:
         """Ask the server to stop; from any thread or signal handler. The second time it waits for nothing."""
@@ -184,7 +201,7 @@ class Server:
             BadInput: another server was quicker.
         """
         try:
-            _write_connection(self.connection_file, self.connection)
+            write_connection(self.connection_file, self.connection)
         except BaseException:
             self._context.destroy(linger=0)
             raise
@@ -199,7 +216,8 @@ class Server:
         poller = zmq.Poller()
         for waited_for in (self._work, self._control, self._wake_out):
             poller.register(waited_for, zmq.POLLIN)
-        self._worker.start()
+        for lane in self._lanes:
+            lane.thread.start()
         try:
             while not self._is_over():
                 poller.poll(self._nap())
@@ -207,19 +225,30 @@ class Server:
                 self._hear_worker()
                 self._receive(self._control, self._read_control)
                 self._receive(self._work, self._read_work)
-                for job in self._table.expire():
-                    self._deliver(job)
+                for lane in self._lanes:
+                    for job in lane.table.expire():
+                        self._deliver(job)
                 for job_id in list(self._undelivered):
                     self._redeliver(job_id)
                 self._start_next()
+                self._stop_if_idle()
         finally:
             self._close()
 
     # ---- the loop's parts --------------------------------------------------------------------------------
 
+    def _stop_if_idle(self) -> None:
+        if self._idle is None or self._stops:
+            return
+        if self._warming or self._waiting() or self._running():
+            self._heard = time.monotonic()
+        elif time.monotonic() - self._heard > self._idle:
+            log.info("idle", seconds=self._idle)
+            self._stops = 1
+
     def _nap(self) -> int:
-        due = self._table.seconds_to_next()
-        nap = LONGEST_NAP if due is None else min(due, LONGEST_NAP)
+        due = [lane.table.seconds_to_next() for lane in self._lanes]
+        nap = min([LONGEST_NAP, *(seconds for seconds in due if seconds is not None)])
         if self._undelivered:
             nap = min(nap, 0.05)
         return int(np.ceil(nap * 1000))
@@ -229,25 +258,39 @@ class Server:
             return False
         if self._stop_at is None:
             self._stop_at = time.monotonic() + self._grace
-            log.info("stopping", waiting=self._table.waiting, running=self._running())
-            for job in self._table.fail_waiting(_stopped()):
-                self._deliver(job)
+            log.info("stopping", waiting=self._waiting(), running=self._running())
+            for lane in self._lanes:
+                for job in lane.table.fail_waiting(_stopped()):
+                    self._deliver(job)
         return not self._running() or self._stops > 1 or time.monotonic() >= self._stop_at
 
     def _running(self) -> str:
-        job = self._table.active
-        return job.id if job is not None and job.state is State.RUNNING else ""
+        active = [lane.table.active for lane in self._lanes]
+        running = [job.id for job in active if job is not None and job.state is State.RUNNING]
+        return running[0] if running else ""
+
+    def _waiting(self) -> int:
+        return sum(lane.table.waiting for lane in self._lanes)
+
+    def _find(self, job_id: str) -> Job | None:
+        return self._jobs.table.find(job_id) or self._previews.table.find(job_id)
+
+    def _lane_of(self, request: Request) -> _Lane:
+        return self._previews if isinstance(request, messages.Analyse | messages.Preview) else self._jobs
 
     def _start_next(self) -> None:
-        if self.ready and (job := self._table.begin()) is not None:
-            self._todo.put(job)
+        for lane in self._lanes:
+            if self.ready and (job := lane.table.begin()) is not None:
+                lane.todo.put(job)
 
     def _close(self) -> None:
-        for job in self._table.fail_running(_stopped()) + self._table.fail_waiting(_stopped()):
-            self._deliver(job)
-        self._todo.put(None)
-        self._worker.join(0.5)
-        _remove_connection(self.connection_file, self.connection)
+        for lane in self._lanes:
+            for job in lane.table.fail_running(_stopped()) + lane.table.fail_waiting(_stopped()):
+                self._deliver(job)
+            lane.todo.put(None)
+        for lane in self._lanes:
+            lane.thread.join(0.5)
+        remove_connection(self.connection_file, self.connection)
         self._context.destroy(linger=1000)  # the last answers still leave
         self._wake_in.close()
         self._wake_out.close()
@@ -261,8 +304,7 @@ class Server:
         router.setsockopt(zmq.RCVHWM, 4)
         router.setsockopt(zmq.SNDHWM, 32)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an error instead of silence when a client is gone
-        router.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-        router.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10_000)
+        # No heartbeat from this side: a client whose pipe is full reads no ping, and would lose what waits for it.
         router.setsockopt(zmq.HANDSHAKE_IVL, 3000)
         try:
             router.bind(f"tcp://{host}:{port or '*'}")
@@ -274,13 +316,13 @@ class Server:
             ) from error
         return router
 
-    # ---- worker thread -----------------------------------------------------------------------------------
+    # ---- worker threads ----------------------------------------------------------------------------------
 
     def _tell(self, event: _Warming | _Warm | _Stage | _Done) -> None:
         self._told.put(event)
         self._wake()
 
-    def _do_jobs(self) -> None:
+    def _warm_up_and_do_jobs(self, lane: _Lane) -> None:
         started = time.monotonic()
         try:
             self._pipeline.warm_up(lambda stage: self._tell(_Warming(stage)))
@@ -295,10 +337,13 @@ class Server:
             return
         log.info("ready", seconds=round(time.monotonic() - started, 2))
         self._tell(_Warm(None))
-        while (job := self._todo.get()) is not None:
+        self._do_jobs(lane)
+
+    def _do_jobs(self, lane: _Lane) -> None:
+        while (job := lane.todo.get()) is not None:
             outcome = self._do(job)
             del job  # its pictures
-            self._tell(_Done(outcome))
+            self._tell(_Done(lane, outcome))
             del outcome
 
     def _do(self, job: Job) -> Outcome:
@@ -349,8 +394,9 @@ class Server:
                 self._warming = ""
                 self.problem = event.problem
                 if event.problem is not None:
-                    for job in self._table.fail_waiting(event.problem):
-                        self._deliver(job)
+                    for lane in self._lanes:
+                        for job in lane.table.fail_waiting(event.problem):
+                            self._deliver(job)
             elif isinstance(event, _Stage):
                 job = event.job
                 if job.state is State.RUNNING:
@@ -361,7 +407,7 @@ class Server:
                     )
                     job.progress += 1
             else:
-                ended = self._table.worker_done(event.outcome)
+                ended = event.lane.table.worker_done(event.outcome)
                 if ended is not None:
                     self._deliver(ended)
 
@@ -404,7 +450,7 @@ class Server:
             self._undelivered.add(job.id)
 
     def _redeliver(self, job_id: str) -> None:
-        job = self._table.find(job_id)
+        job = self._find(job_id)
         if job is None:
             self._undelivered.discard(job_id)  # kept long enough
         else:
@@ -462,12 +508,14 @@ class Server:
                 "Send pixels as frames after the header, not in it",
                 "header",
             )
+        self._heard = time.monotonic()
         return bytes(frames[2]), frames[3:]
 
     def _read_control(self, identity: bytes, header: bytes, blobs: list[memoryview]) -> None:
         message = messages.decode(messages.control_requests, header)
         if isinstance(message, messages.Cancel):
-            job = self._table.cancel(message.job)
+            found = self._find(message.job)
+            job = None if found is None else self._lane_of(found.request).table.cancel(found.id)
             self._reply(
                 self._control, identity, messages.CancelReply(message.ask, message.job, job is not None)
             )
@@ -482,16 +530,17 @@ class Server:
         if isinstance(message, messages.Submit):
             job = self._admit(identity, message, blobs)
         else:
-            found = self._table.find(message.job)
+            found = self._find(message.job)
             if found is None:
                 raise BadInput(
                     f"job {message.job}: is not known here",
-                    f"Send it again; results are kept for {self._table.keep_seconds / 60:.0f} minutes",
+                    f"Send it again; results are kept for {self._jobs.table.keep_seconds / 60:.0f} minutes",
                     "job",
                 )
             job = found
             job.owner = identity
-        self._reply(self._work, identity, messages.Accepted(job.id, self._table.ahead_of(job)))
+        ahead = self._lane_of(job.request).table.ahead_of(job)
+        self._reply(self._work, identity, messages.Accepted(job.id, ahead))
         if job.state is State.OVER:
             self._deliver(job)
 
@@ -505,16 +554,20 @@ class Server:
         messages.check(message.request, message.blobs, self.limits)
         arrays = [
             messages.array_of(blob, frame, name)
-            for blob, frame, name in zip(message.blobs, blobs, message.request.PICTURES, strict=True)
+            for blob, frame, name in zip(message.blobs, blobs, message.request.PICTURES, strict=False)
         ]
-        if self._table.find(message.job) is None:
+        known = self._find(message.job)
+        if known is None:
             if self._stops:
                 raise _stopped()
             if self.problem is not None:
                 raise self.problem
-        job = self._table.submit(
-            message.job, message.request, message.blobs, arrays, identity, message.deadline
-        )
+        # A known id goes to its own lane, which refuses it where the request is another.
+        table = self._lane_of(message.request if known is None else known.request).table
+        job = table.submit(message.job, message.request, message.blobs, arrays, identity, message.deadline)
+        if isinstance(job.request, messages.Preview):
+            for older in table.supersede(job):
+                self._deliver(older)
         log.info("accepted", job=job.id, request=type(job.request).__name__.lower(), state=job.state.value)
         return job
 
@@ -530,7 +583,7 @@ class Server:
             protocol=messages.PROTOCOL,
             pid=self.connection.pid,
             limits=self.limits,
-            waiting=self._table.waiting,
+            waiting=self._waiting(),
             running=self._running(),
             device="cpu",
             memory=self._process.memory_info().rss,
@@ -553,9 +606,6 @@ def _fault(where: str, error: Exception) -> ServerFault:
     )
 
 
-# ---- connection file -------------------------------------------------------------------------------------
-
-
 def _check_host(host: str) -> None:
     try:
         loopback = host == "localhost" or ipaddress.IPv4Address(host).is_loopback
@@ -569,67 +619,6 @@ def _check_host(host: str) -> None:
         )
 
 
-def _refuse_second_server(path: Path) -> None:
-    """Remove what a dead server left behind.
-
-    Raises:
-        BadInput: the server of that file is alive.
-    """
-    try:
-        left = msgspec.json.decode(path.read_bytes(), type=Connection)
-    except FileNotFoundError:
-        return
-    except (msgspec.DecodeError, OSError) as error:
-        raise BadInput(
-            f"{path}: is no connection file of a server ({error})",
-            "Remove it, or choose another file",
-            str(path),
-        ) from error
-    if psutil.pid_exists(left.pid) and _listens(left.work):
-        raise _already(left.pid, path)
-    path.unlink(missing_ok=True)
-
-
-def _already(pid: int, path: Path) -> BadInput:
-    return BadInput(
-        f"a server already runs as process {pid} (connection file {path})",
-        "Use that one, stop it first, or choose another connection file",
-        str(path),
-    )
-
-
-def _listens(endpoint: str) -> bool:
-    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=1.0):
-            return True
-    except (OSError, ValueError):
-        return False
-
-
-def _write_connection(path: Path, connection: Connection) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    whole = path.with_name(f"{path.name}.{os.getpid()}")
-    whole.unlink(missing_ok=True)
-    with os.fdopen(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(connection)))
-    try:
-        # A link appears whole or not at all, and not over another server's file.
-        os.link(whole, path)
-    except FileExistsError:
-        raise _already(msgspec.json.decode(path.read_bytes(), type=Connection).pid, path) from None
-    finally:
-        whole.unlink()
-
-
-def _remove_connection(path: Path, connection: Connection) -> None:
-    try:
-        if msgspec.json.decode(path.read_bytes(), type=Connection) == connection:
-            path.unlink()
-    except (OSError, msgspec.DecodeError):
-        log.info("connection file is not ours any more", file=str(path))
-
-
 # ---- the program -----------------------------------------------------------------------------------------
 
 
@@ -639,11 +628,13 @@ def serve(
     connection_file: str | Path | None = None,
     threads: int = 2,
     limits: Limits | None = None,
+    idle: float | None = None,
 ) -> int:
     """Run the server of the real pipeline until SIGTERM or Ctrl-C. Logs JSON lines to standard error.
 
     Args:
-        host (`str`), port (`int`), connection_file (`Path`, *optional*), limits (`Limits`, *optional*): see `Server`.
+        host (`str`), port (`int`), connection_file (`Path`, *optional*), limits (`Limits`, *optional*),
+        idle (seconds, *optional*): see `Server`.
         threads (`int`): for the networks.
 
     Returns:
@@ -661,7 +652,8 @@ def serve(
         host,
         port,
         limits,
-        weights=lambda: pipeline.weights(pipeline.placement, GENERATORS[0]),
+        weights=lambda: pipeline.weights(GENERATORS[0], pipeline.placement),
+        idle=idle,
     )
     # This loads the large native libraries. A thread that does so holds all others up, on a slow disk for
     # longer than a client waits for an answer: so it is done before a client can find the server.
@@ -703,9 +695,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0 for any that is free")
     parser.add_argument("--connection-file", help="where clients look for the server")
     parser.add_argument("--threads", type=int, default=2, help="threads for the networks")
+    parser.add_argument("--idle", type=float, help="seconds without work or a word after which it stops")
     given = parser.parse_args()
     try:
-        code = serve(given.host, given.port, given.connection_file, given.threads)
+        code = serve(given.host, given.port, given.connection_file, given.threads, idle=given.idle)
     except WalkOnError as error:
         parser.exit(2, f"error: {error}\n")
     sys.exit(code)

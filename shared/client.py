@@ -29,8 +29,16 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from . import messages
-from .errors import BadInput, DeadlineExceeded, ServerFault, ServerUnreachable, VersionMismatch, WalkOnError
-from .messages import Answer, Array, Blob, Failed, Progress, Request, Status
+from .errors import (
+    ActorUnknown,
+    BadInput,
+    DeadlineExceeded,
+    ServerFault,
+    ServerUnreachable,
+    VersionMismatch,
+    WalkOnError,
+)
+from .messages import Answer, Array, Blob, Failed, Preview, Previewed, Progress, Request, Status
 
 HEARTBEAT = 3.0
 """Seconds of silence after which a connection counts as lost."""
@@ -282,6 +290,15 @@ class Client:
         assert isinstance(reply, messages.CancelReply)
         return reply.cancelled
 
+    def fetch(self, job: str) -> None:
+        """Ask for a job that another client sent; like this client's own jobs, it is heard of by `poll`.
+
+        Raises:
+            ServerUnreachable: the connection is lost.
+        """
+        self._pending.add(job)
+        self._send(self._work, messages.encode(messages.Fetch(job)))
+
     def result(
         self,
         job: str,
@@ -300,8 +317,7 @@ class Client:
         """
         end = time.monotonic() + timeout if timeout is not None else None
         if job not in self._pending and not any(event.job == job for event in self._events):
-            self._pending.add(job)
-            self._send(self._work, messages.encode(messages.Fetch(job)))
+            self.fetch(job)
         while True:
             for event in [event for event in self._events if event.job in (job, "")]:
                 self._events.remove(event)
@@ -342,6 +358,30 @@ class Client:
             if not self._lost:
                 self.cancel(job, timeout=1.0)
             raise
+
+    def preview(
+        self, request: Preview, photo: Array, timeout: float | None = None
+    ) -> tuple[Previewed, Array]:
+        """A small picture of the actor in a pose; the photo is sent and analysed when the server doesn't know it.
+
+        Args:
+            request (`Preview`): its `actor` is `picture_hash(photo)`; keep that, rather than hash for every pose.
+            photo (`(H, W, 3 or 4)` uint8): the actor photo.
+            timeout (seconds, *optional*): deadline of each of the up to three jobs.
+
+        Returns:
+            where the square lies in the scene, and its pixels `(size, size, 4)` uint8.
+
+        Raises:
+            as `run`; `Superseded` where this client asked for a newer one meanwhile.
+        """
+        try:
+            answer, blobs = self.run(request, timeout=timeout)
+        except ActorUnknown:
+            self.run(messages.Analyse(request.actor_person), [photo], timeout=timeout)
+            answer, blobs = self.run(request, timeout=timeout)
+        assert isinstance(answer, Previewed)
+        return answer, blobs[0]
 
     # ---- sockets -----------------------------------------------------------------------------------------
 

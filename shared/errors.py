@@ -51,6 +51,12 @@ class PartialActor(WalkOnError):
     code = "partial_actor"
 
 
+class ActorUnknown(WalkOnError):
+    """A preview of a photo that the server has not analysed, or not lately."""
+
+    code = "actor_unknown"
+
+
 class NoContext(WalkOnError):
     """The scene shows no person, so placement has nothing to go by."""
 
@@ -73,6 +79,12 @@ class Cancelled(WalkOnError):
     """The job was cancelled."""
 
     code = "cancelled"
+
+
+class Superseded(WalkOnError):
+    """A newer preview came before this one had begun."""
+
+    code = "superseded"
 
 
 class Overloaded(WalkOnError):

@@ -9,6 +9,7 @@ What a client sends may hold no unknown field; what a server sends may (a newer 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 
 from .errors import BY_CODE, BadImage, BadInput, WalkOnError
 from .limits import Limits
-from .skeleton import Skeleton
+from .skeleton import NUM_JOINTS, Skeleton
+from .where import Where as Where
 
 PROTOCOL = 1
 """Version of the wire. Raised when an older client or server would misunderstand a newer one."""
@@ -30,9 +32,12 @@ MAGIC = b"walkon/%d" % PROTOCOL
 # `\Z`, not `$`: `$` would also match before a final newline.
 JobId: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")]
+Hash: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Index: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 Keypoints: TypeAlias = list[float]
 """54 numbers, see `Skeleton.from_openpose`."""
+Joint: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=NUM_JOINTS)]
+"""Index of a joint in COCO-18 order."""
 DType: TypeAlias = Literal["uint8", "float16", "float32"]
 Array: TypeAlias = NDArray[Any]
 
@@ -73,34 +78,42 @@ class Detect(msgspec.Struct, frozen=True, tag="detect", forbid_unknown_fields=Tr
 
 
 class Place(msgspec.Struct, frozen=True, tag="place", forbid_unknown_fields=True):
-    """Propose skeletons for one more person. No blob. Answer: `Placed`.
+    """Propose skeletons for one more person. Blob, if wanted: `scene`. Answer: `Placed`.
+
+    With the scene's pixels, feet are kept on what looks like the ground that the others stand on.
 
     Args:
         context (`list` of 54-number lists): the people already there.
         width, height (`int`): of the scene, in pixels.
         count (`int`): candidates wanted.
         seed (`int`): same seed, same candidates.
-        at (`(x, y)`, *optional*): where the feet shall go, in pixels.
+        where (`Where`): wishes for the place and the person, see shared/where.py.
         network (`str`, *optional*): placement network; the server's default if None.
-        actor (54 numbers, *optional*): the actor as seen in the photo; poses that suit the photo come first.
+        actor (54 numbers, *optional*): the actor as seen in the photo; candidates are fitted to what it shows.
     """
 
-    PICTURES: ClassVar[tuple[str, ...]] = ()
+    PICTURES: ClassVar[tuple[str, ...]] = ("scene",)
     context: list[Keypoints]
     width: Annotated[int, msgspec.Meta(ge=1)]
     height: Annotated[int, msgspec.Meta(ge=1)]
     count: Annotated[int, msgspec.Meta(ge=1)] = 8
     seed: Index = 0
-    at: tuple[float, float] | None = None
+    where: Where = Where()
     network: Name | None = None
     actor: Keypoints | None = None
 
 
 class Refine(msgspec.Struct, frozen=True, tag="refine", forbid_unknown_fields=True):
-    """Make a skeleton anatomically cleaner. No blob. Answer: `Refined`."""
+    """Make a skeleton anatomically cleaner. No blob. Answer: `Refined`.
+
+    Args:
+        skeleton (54 numbers): the skeleton.
+        locked (`list[int]`): joints that stay exactly where they are, as those that an artist has put there.
+    """
 
     PICTURES: ClassVar[tuple[str, ...]] = ()
     skeleton: Keypoints
+    locked: list[Joint] = []
 
 
 class Transfer(msgspec.Struct, frozen=True, tag="transfer", forbid_unknown_fields=True):
@@ -110,51 +123,92 @@ class Transfer(msgspec.Struct, frozen=True, tag="transfer", forbid_unknown_field
         skeleton (54 numbers): the pose wanted, in pixels of the scene.
         actor_person (`int`, *optional*): which person of the actor photo, 0 is the largest; the largest if None.
         generator (`str`): transfer network.
+        passes (`bool`): also depth and normals, as two more blobs.
     """
 
     PICTURES: ClassVar[tuple[str, ...]] = ("actor",)
     skeleton: Keypoints
     actor_person: Index | None = None
     generator: Name = "motion"
+    passes: bool = False
 
 
 class Insert(msgspec.Struct, frozen=True, tag="insert", forbid_unknown_fields=True):
     """The whole job. Blobs: `scene`, `actor`, uint8. Answer: `Inserted` with one blob.
 
     Args:
-        skeleton (54 numbers, *optional*): the pose wanted; then there is no placement and no refinement.
+        skeleton (54 numbers, *optional*): the pose wanted; then there is no placement, and of `where` only the feet
+            count: the skeleton is moved there.
+        locked (`list[int]`, *optional*): with a `skeleton`, refine it, but leave these joints exactly where they are;
+            without, it is painted as it is.
         context (`list` of 54-number lists, *optional*): the people of the scene; then there is no detection.
-        at (`(x, y)`, *optional*): where the feet shall go, in pixels of the scene.
+        where (`Where`): wishes for the place and the person, see shared/where.py.
         seed (`int`): same seed, same result.
         candidates (`int`): candidates to choose from.
         actor_person (`int`, *optional*): which person of the actor photo, 0 is the largest; the largest if None.
         generator (`str`): transfer network.
         network (`str`, *optional*): placement network; the server's default if None.
         color_strength (`float`, 0..1, *optional*): how far colours move towards the scene's; the default if None.
+        shadow (`float`, 0..1, *optional*): how dark the shadow under the feet is, 0 for none; the default if None.
+        passes (`bool`): also depth and normals, as two more blobs.
     """
 
     PICTURES: ClassVar[tuple[str, ...]] = ("scene", "actor")
     skeleton: Keypoints | None = None
+    locked: list[Joint] | None = None
     context: list[Keypoints] | None = None
-    at: tuple[float, float] | None = None
+    where: Where = Where()
     seed: Index = 0
     candidates: Annotated[int, msgspec.Meta(ge=1)] = 8
     actor_person: Index | None = None
     generator: Name = "motion"
     network: Name | None = None
     color_strength: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] | None = None
+    shadow: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] | None = None
+    passes: bool = False
 
 
-Request: TypeAlias = Detect | Place | Refine | Transfer | Insert
+class Analyse(msgspec.Struct, frozen=True, tag="analyse", forbid_unknown_fields=True):
+    """Find and cut out an actor, and keep what previews need of it. Blob: `actor` uint8. Answer: `Analysed`.
+
+    Args:
+        actor_person (`int`, *optional*): which person of the photo, 0 is the largest; the largest if None.
+    """
+
+    PICTURES: ClassVar[tuple[str, ...]] = ("actor",)
+    actor_person: Index | None = None
+
+
+class Preview(msgspec.Struct, frozen=True, tag="preview", forbid_unknown_fields=True):
+    """Paint an actor that was analysed before, small and at once. No blob. Answer: `Previewed` with one blob.
+
+    Of one client's previews only the newest waits: an older one that has not begun ends with `superseded`.
+
+    Args:
+        actor (64 hex digits): `picture_hash` of the photo.
+        skeleton (54 numbers): the pose wanted, in pixels of the scene.
+        size (`int`): side of the answer's square, in pixels.
+        actor_person (`int`, *optional*): as in `Analyse`.
+    """
+
+    PICTURES: ClassVar[tuple[str, ...]] = ()
+    actor: Hash
+    skeleton: Keypoints
+    size: Annotated[int, msgspec.Meta(ge=32, le=512)] = 256
+    actor_person: Index | None = None
+
+
+Request: TypeAlias = Detect | Place | Refine | Transfer | Insert | Analyse | Preview
 
 # ---- what comes back -------------------------------------------------------------------------------------
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One proposed skeleton (54 numbers) and its score; higher is better."""
+    """One proposed skeleton (54 numbers) and its score, 0..1, higher is better; `warning` says what it lacks."""
 
     skeleton: Keypoints
     score: float
+    warning: str = ""
 
 
 class Detected(msgspec.Struct, frozen=True, tag="detected"):
@@ -176,22 +230,35 @@ class Refined(msgspec.Struct, frozen=True, tag="refined"):
 
 
 class Transferred(msgspec.Struct, frozen=True, tag="transferred"):
-    """A layer, whose pixels are the only blob: `(h, w, 4)` uint8, sRGB, straight alpha.
+    """A layer, whose pixels are the first blob: `(h, w, 4)` uint8, sRGB, straight alpha.
+
+    Where passes were asked for, two more blobs follow. Depth, `(h, w)` float16: metres towards the camera from the
+    middle of the body, for a body whose torso is half a metre. Normals, `(h, w, 3)` uint8: 127.5 + 127.5 times the
+    unit vector (x to the right, y up, z towards the camera). Neither means anything where alpha is 0.
 
     Args:
         x, y (`int`): scene pixel in which the layer's first pixel lies; may be negative.
         scale (`float`): scene pixels per layer pixel.
         warnings (`list[str]`): what the user should know, e.g. that only the upper body was visible.
+        seconds (`dict`): stage to seconds.
+        versions (`dict`): program to version.
+        weights (`dict`): network to SHA-256 of its weights.
     """
 
     x: int
     y: int
     scale: float = 1.0
     warnings: list[str] = []
+    seconds: dict[str, float] = {}
+    versions: dict[str, str] = {}
+    weights: dict[str, str] = {}
 
 
 class Inserted(msgspec.Struct, frozen=True, tag="inserted"):
-    """A finished layer, whose pixels are the only blob: `(h, w, 4)` uint8, sRGB, straight alpha.
+    """A finished layer, whose pixels are the first blob: `(h, w, 4)` uint8, sRGB, straight alpha.
+
+    Where passes were asked for, depth and normals follow as in `Transferred`, and then the person's own colours,
+    `(h, w, 3)` uint8: sRGB before it was matched to the scene's.
 
     Args:
         x, y (`int`): scene pixel in which the layer's first pixel lies; may be negative.
@@ -219,7 +286,34 @@ class Inserted(msgspec.Struct, frozen=True, tag="inserted"):
     warnings: list[str] = []
 
 
-Answer: TypeAlias = Detected | Placed | Refined | Transferred | Inserted
+class Analysed(msgspec.Struct, frozen=True, tag="analysed"):
+    """An actor that previews can be asked of. Blob: the matte, uint8 of the photo's form, longer side at most 512.
+
+    Args:
+        actor (64 hex digits): hash of the photo, for `Preview`.
+        skeleton (54 numbers): the person, in pixels of the photo.
+        warnings (`list[str]`): what the user should know.
+    """
+
+    actor: str
+    skeleton: Keypoints
+    warnings: list[str] = []
+
+
+class Previewed(msgspec.Struct, frozen=True, tag="previewed"):
+    """A small layer, whose pixels are the only blob: `(size, size, 4)` uint8, sRGB, straight alpha.
+
+    Args:
+        x, y (`int`): scene pixel in which the square's top-left corner lies; may be negative.
+        scale (`float`): scene pixels per pixel of the square.
+    """
+
+    x: int
+    y: int
+    scale: float
+
+
+Answer: TypeAlias = Detected | Placed | Refined | Transferred | Inserted | Analysed | Previewed
 
 # ---- client to server ------------------------------------------------------------------------------------
 
@@ -424,6 +518,13 @@ def array_of(blob: Blob, frame: memoryview | bytes, subject: str) -> Array:
     return array
 
 
+def picture_hash(picture: Array) -> str:
+    """SHA-256 of a picture's shape and pixels: what a server knows an analysed photo by."""
+    digest = hashlib.sha256(repr(tuple(picture.shape)).encode())
+    digest.update(np.ascontiguousarray(picture).data)
+    return digest.hexdigest()
+
+
 def check(request: Request, blobs: Sequence[Blob], limits: Limits) -> None:
     """Hold a request against the limits. Both ends do so: the client before it sends, the server always.
 
@@ -433,6 +534,8 @@ def check(request: Request, blobs: Sequence[Blob], limits: Limits) -> None:
     """
     names = request.PICTURES
     kind = type(request).__name__.lower()
+    if isinstance(request, Place) and not blobs:
+        names = ()
     if len(blobs) != len(names):
         raise BadInput(
             f"{kind}: {len(blobs)} pictures were given, not {len(names)}",
@@ -441,6 +544,12 @@ def check(request: Request, blobs: Sequence[Blob], limits: Limits) -> None:
         )
     for name, blob in zip(names, blobs, strict=True):
         _check_picture(name, blob, limits)
+    if isinstance(request, Place) and blobs and blobs[0].shape[:2] != (request.height, request.width):
+        raise BadInput(
+            f"scene: has {blobs[0].shape[1]} x {blobs[0].shape[0]} pixels, not {request.width} x {request.height}",
+            "Give the picture that the context is of",
+            "scene",
+        )
     total = sum(blob.nbytes for blob in blobs)
     if total > limits.max_job_bytes:
         raise BadImage(
@@ -451,8 +560,7 @@ def check(request: Request, blobs: Sequence[Blob], limits: Limits) -> None:
     if isinstance(request, Place | Insert):
         _check_context(request.context or [], limits)
         _check_count(request.count if isinstance(request, Place) else request.candidates, limits)
-        if request.at is not None and not all(math.isfinite(value) for value in request.at):
-            raise BadInput("at: is not a finite number", "Give the x and y of a pixel of the scene", "at")
+        _check_where(request, blobs, limits)
     if isinstance(request, Place) and request.actor is not None:
         _check_skeleton("actor", request.actor, limits)
     if isinstance(request, Place) and max(request.width, request.height) > limits.max_side:
@@ -461,7 +569,7 @@ def check(request: Request, blobs: Sequence[Blob], limits: Limits) -> None:
             "Give the size of the scene in pixels",
             "width",
         )
-    if isinstance(request, Refine | Transfer | Insert) and request.skeleton is not None:
+    if isinstance(request, Refine | Transfer | Insert | Preview) and request.skeleton is not None:
         _check_skeleton("skeleton", request.skeleton, limits)
 
 
@@ -497,6 +605,24 @@ def _check_skeleton(subject: str, values: Keypoints, limits: Limits) -> None:
             f"{subject}: reaches from {x0:.4g},{y0:.4g} to {x1:.4g},{y1:.4g}, too large or too far off",
             "Give the joints in pixels of the scene",
             subject,
+        )
+
+
+def _check_where(request: Place | Insert, blobs: Sequence[Blob], limits: Limits) -> None:
+    width, height = (request.width, request.height) if isinstance(request, Place) else blobs[0].shape[1::-1]
+    where = request.where
+    where.check(width, height)
+    if where.like is not None:
+        _check_skeleton("like", where.like, limits)
+    if isinstance(request, Insert) and request.skeleton is not None and where != Where(feet=where.feet):
+        raise BadInput(
+            "where: only the feet can be asked for together with a skeleton",
+            "Change the skeleton itself, or leave it out",
+            "where",
+        )
+    if isinstance(request, Insert) and request.skeleton is None and request.locked is not None:
+        raise BadInput(
+            "locked: there is no skeleton whose joints could be locked", "Give the skeleton as well", "locked"
         )
 
 

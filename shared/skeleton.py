@@ -34,6 +34,9 @@ NUM_JOINTS = len(JOINTS)
 FACE = (NOSE, R_EYE, L_EYE, R_EAR, L_EAR)
 """The five facial keypoints that the paper's RefineNet works on, in its order (notes: 0, 14, 15, 16, 17)."""
 
+BODY_JOINTS = tuple(range(NECK, L_ANKLE + 1))
+"""All others: neck, arms and legs."""
+
 MIRROR = (0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16)
 """`xy[MIRROR]` exchanges left and right."""
 
