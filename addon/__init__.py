@@ -9,7 +9,27 @@ from __future__ import annotations
 
 from importlib import import_module
 
-_MODULES = ("preferences", "properties", "jobs", "handlers", "operators", "overlay", "panel")
+_MODULES = (
+    "preferences",
+    "actors",
+    "properties",
+    "jobs",
+    "candidate_icons",
+    "handlers",
+    "server_operators",
+    "actor_operators",
+    "pose_operators",
+    "people_operators",
+    "candidate_operators",
+    "live_preview",
+    "drag_tool",
+    "layer_operators",
+    "overlay",
+    "server_panel",
+    "actor_panel",
+    "pose_panel",
+    "layer_panel",
+)
 
 
 def register() -> None:

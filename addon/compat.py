@@ -7,6 +7,12 @@ import bpy
 
 FIVE = bpy.app.version >= (5, 0, 0)
 
+BLEND_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
+"""Option of properties that hold a path which may begin with `//`; older versions know no other."""
+
+MATH, MIX = ("ShaderNodeMath", "ShaderNodeMix") if FIVE else ("CompositorNodeMath", "CompositorNodeMixRGB")
+"""Nodes of the compositor that 5.0 shares with shaders."""
+
 
 def set_still_format(settings: bpy.types.ImageFormatSettings, file_format: str) -> None:
     """Choose a still image format; from 5.0 on the medium comes first."""
@@ -17,7 +23,7 @@ def set_still_format(settings: bpy.types.ImageFormatSettings, file_format: str) 
 
 def still_format(settings: bpy.types.ImageFormatSettings) -> dict[str, object]:
     """What `restore_format` puts back."""
-    names = ["file_format", "color_mode", "color_depth", "compression", "color_management"]
+    names = ["file_format", "color_mode", "color_depth", "compression", "exr_codec", "color_management"]
     return {name: getattr(settings, name) for name in (["media_type"] if FIVE else []) + names}
 
 
@@ -111,6 +117,22 @@ def alpha_over_sockets(node: bpy.types.Node) -> tuple[bpy.types.NodeSocket, ...]
     return node.inputs[1], node.inputs[2], node.inputs[0]
 
 
+def mix_sockets(node: bpy.types.Node) -> tuple[bpy.types.NodeSocket, ...]:
+    """Factor, first and second color, and the result of a Mix node."""
+    if FIVE:
+        node.data_type = "RGBA"
+        return node.inputs[0], node.inputs[6], node.inputs[7], node.outputs[2]
+    return *node.inputs[:3], node.outputs[0]
+
+
+def set_apply_mask(node: bpy.types.Node) -> None:
+    """Let a Set Alpha node multiply the picture with a mask."""
+    if FIVE:
+        node.inputs["Type"].default_value = "Apply Mask"
+    else:
+        node.mode = "APPLY"
+
+
 def set_bilinear(node: bpy.types.Node) -> None:
     """Exact at whole pixels and scale 1, smooth otherwise. (Blender's bicubic blurs even at scale 1.)"""
     if FIVE:
@@ -120,12 +142,19 @@ def set_bilinear(node: bpy.types.Node) -> None:
 
 
 def set_flip_axis(node: bpy.types.Node) -> None:
-    """Make a Flip node mirror left to right; it is switched by muting it."""
+    """Make a Flip node mirror left to right."""
     if FIVE:
         node.inputs["Flip X"].default_value = True
         node.inputs["Flip Y"].default_value = False
     else:
         node.axis = "X"
+
+
+def has_strips(scene: bpy.types.Scene) -> bool:
+    """Whether the render is what the sequencer's strips show."""
+    editor = scene.sequence_editor
+    strips = "strips" if bpy.app.version >= (4, 4, 0) else "sequences"
+    return scene.render.use_sequencer and editor is not None and bool(getattr(editor, strips))
 
 
 def colour_spaces() -> set[str]:

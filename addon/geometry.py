@@ -7,7 +7,6 @@ No bpy here. Pixels are those of shared.skeleton: continuous, origin at the top-
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +66,8 @@ def bone_name(joint: int) -> str:
 
 
 BONE_NAMES = tuple(bone_name(joint) for joint in range(NUM_JOINTS))
+SIDES = tuple(name.partition(".")[2] for name in BONE_NAMES)
+"""Of each joint: `R` or `L`, empty for nose and neck."""
 
 
 def person_size(skeleton: Skeleton) -> float:
@@ -117,52 +118,6 @@ def pixel_space(
     matrix = np.diag([scale[0], scale[1], scale[0], 1.0])
     matrix[:3, 3] = bottom_left[0], top_right[1], -depth
     return matrix
-
-
-@dataclass(frozen=True)
-class LayerPlace:
-    """Where a layer lies on its picture.
-
-    Args:
-        x, y (`float`): where the anchor (the feet) goes, pixels of the picture.
-        scale (`float`): layer pixels to picture pixels.
-        flip (`bool`): mirrored left to right about the anchor.
-        anchor (`(float, float)`): the anchor in pixels of the layer, before it is flipped.
-        size (`(int, int)`): the layer's width and height.
-    """
-
-    x: float
-    y: float
-    scale: float
-    flip: bool
-    anchor: tuple[float, float]
-    size: tuple[int, int]
-
-    @property
-    def anchor_as_seen(self) -> tuple[float, float]:
-        """The anchor in pixels of the layer as it is shown, flipped or not."""
-        return (self.size[0] - self.anchor[0] if self.flip else self.anchor[0], self.anchor[1])
-
-    @property
-    def top_left(self) -> tuple[float, float]:
-        """The layer's top-left corner in pixels of the picture."""
-        x, y = self.anchor_as_seen
-        return self.x - x * self.scale, self.y - y * self.scale
-
-    def compositor(self, picture: tuple[int, int], render: tuple[int, int]) -> tuple[float, float, float]:
-        """X, Y and scale of Blender's Transform node: its centre from the frame's centre, y up, render pixels.
-
-        Args:
-            picture, render (`(int, int)`): sizes of the picture in which the layer is placed, and of the render.
-        """
-        left, top = self.top_left
-        width, height = self.size[0] * self.scale, self.size[1] * self.scale
-        grow_x, grow_y = render[0] / picture[0], render[1] / picture[1]
-        return (
-            (left + width / 2) * grow_x - render[0] / 2,
-            render[1] / 2 - (top + height / 2) * grow_y,
-            self.scale * grow_x,
-        )
 
 
 def feet(skeleton: Skeleton) -> tuple[float, float]:

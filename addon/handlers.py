@@ -12,15 +12,15 @@ from . import camera_plane, layers, skeleton_rig
 @persistent
 def _on_change(scene: bpy.types.Scene, _depsgraph: object = None) -> None:
     camera_plane.fit(scene)
-    layers.read_cards(scene)
+    layers.follow_view(scene)
     if scene.walkon.rig is not None:
         skeleton_rig.show_limbs(scene.walkon.rig)
 
 
 @persistent
 def _on_frame(scene: bpy.types.Scene, _depsgraph: object = None) -> None:
-    # Keyframes change properties without telling anyone; a render may have another size than the last.
-    layers.sync_all(scene)
+    # The view transform changes without telling anyone.
+    layers.follow_view(scene)
 
 
 def register() -> None:

@@ -8,7 +8,7 @@ Blender's own "Clear Location" and "Clear Rotation" take edits back, and its und
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import bpy
@@ -17,13 +17,13 @@ from mathutils import Vector
 
 from . import compat
 from .camera_plane import plane, tidy
-from .geometry import BONE_NAMES, PARENT, PARENT_FIRST, complete, person_size
+from .geometry import BONE_NAMES, PARENT, PARENT_FIRST, SIDES, complete, person_size
 from .shared.errors import BadInput
-from .shared.skeleton import JOINTS, LIMBS, Skeleton
+from .shared.skeleton import LIMBS, Skeleton
 
 RIG_NAME = "Walk-On Skeleton"
 _MARK_NAME = "Walk-On Joint"
-_LEFT, _MIDDLE, _RIGHT = (0.15, 0.45, 1.0), (0.95, 0.95, 0.95), (1.0, 0.35, 0.1)
+_SIDE = {"L": (0.15, 0.45, 1.0), "": (0.95, 0.95, 0.95), "R": (1.0, 0.35, 0.1)}
 
 
 def build(scene: bpy.types.Scene, suggested: Skeleton, edited: Skeleton) -> bpy.types.Object:
@@ -102,12 +102,11 @@ def _dress(rig: bpy.types.Object, unit: float) -> None:
         bone.rotation_mode = "XYZ"
         bone.lock_rotation = (True, True, False)
         bone.lock_scale = (True, True, True)
-        _colour(bone, _MIDDLE if "_" not in JOINTS[joint] else _RIGHT if name.endswith(".R") else _LEFT)
+        _colour(bone, _SIDE[SIDES[joint]])
     for start, end in LIMBS:
         bone = rig.pose.bones[_limb_name(start, end)]
         bone.bone.hide_select = True
-        side = BONE_NAMES[end]
-        _colour(bone, _RIGHT if side.endswith(".R") else _LEFT if side.endswith(".L") else _MIDDLE)
+        _colour(bone, _SIDE[SIDES[end]])
         follow = bone.constraints.new("COPY_LOCATION")
         follow.target, follow.subtarget = rig, BONE_NAMES[start]
         reach = bone.constraints.new("STRETCH_TO")
@@ -136,17 +135,20 @@ def _joint_mark() -> bpy.types.Object:
     return mark
 
 
-def read(rig: bpy.types.Object, like: Skeleton) -> Skeleton:
+def read(rig: bpy.types.Object, like: Skeleton, evaluate: bool = True) -> Skeleton:
     """The pose as it is now.
 
     Args:
         rig (`Object`): what `build` made.
         like (`Skeleton`): gives the scores of joints that stay visible.
+        evaluate (`bool`): bring the dependency graph up to date first. What Blender calls after it has done so
+            may not, and need not.
 
     Raises:
         BadInput: the artist removed or renamed a bone.
     """
-    bpy.context.view_layer.update()
+    if evaluate:
+        bpy.context.view_layer.update()
     lost = [name for name in BONE_NAMES if name not in rig.pose.bones]
     if lost:
         raise BadInput(
@@ -172,14 +174,74 @@ def write(rig: bpy.types.Object, skeleton: Skeleton) -> None:
     show_limbs(rig)
 
 
+def active_joint(rig: bpy.types.Object) -> int:
+    """The joint whose bone is active, or -1."""
+    bone = rig.data.bones.active
+    return BONE_NAMES.index(bone.name) if bone is not None and bone.name in BONE_NAMES else -1
+
+
+def activate(rig: bpy.types.Object, joint: int) -> None:
+    """Make a joint's bone the active one, and the only one selected."""
+    name = BONE_NAMES[joint]
+    if name in rig.pose.bones:
+        select(rig, [joint])
+        rig.data.bones.active = rig.data.bones[name]
+
+
+def select(rig: bpy.types.Object, joints: Collection[int]) -> None:
+    """Select these joints' bones and no others; hidden ones cannot be selected."""
+    for joint, name in enumerate(BONE_NAMES):
+        if name in rig.pose.bones:
+            compat.select_joint(rig.pose.bones[name], joint in joints)
+
+
+def selected(rig: bpy.types.Object) -> list[int]:
+    """The joints whose bones are selected and seen."""
+    bones = [rig.pose.bones.get(name) for name in BONE_NAMES]
+    return [
+        joint
+        for joint, bone in enumerate(bones)
+        if bone is not None and compat.joint_selected(bone) and not compat.joint_hidden(bone)
+    ]
+
+
+def joint_at(rig: bpy.types.Object, joint: int) -> tuple[float, float]:
+    """Where a joint is, in pixels."""
+    bone = rig.pose.bones.get(BONE_NAMES[joint])
+    return (bone.head.x, -bone.head.y) if bone is not None else (0.0, 0.0)
+
+
+def move_joint(rig: bpy.types.Object, joint: int, at: Sequence[float]) -> None:
+    """Put a joint to a pixel; what hangs on it goes along."""
+    bone = rig.pose.bones.get(BONE_NAMES[joint])
+    if bone is not None:
+        bpy.context.view_layer.update()
+        matrix = bone.matrix.copy()
+        matrix.translation = at[0], -at[1], 0.0
+        bone.matrix = matrix
+        bpy.context.view_layer.update()
+
+
+def joint_hidden(rig: bpy.types.Object, joint: int) -> bool:
+    """Whether a joint is hidden, or its bone gone."""
+    bone = rig.pose.bones.get(BONE_NAMES[joint])
+    return bone is None or compat.joint_hidden(bone)
+
+
+def hide_joint(rig: bpy.types.Object, joint: int, hide: bool) -> None:
+    """Hide or show a joint and the limbs that need it."""
+    bone = rig.pose.bones.get(BONE_NAMES[joint])
+    if bone is not None:
+        compat.hide_joint(bone, hide)
+        show_limbs(rig)
+
+
 def show_limbs(rig: bpy.types.Object) -> None:
     """A limb is seen where both its joints are."""
     bones = rig.pose.bones
     for start, end in LIMBS:
-        limb, joints = (
-            bones.get(_limb_name(start, end)),
-            (bones.get(BONE_NAMES[start]), bones.get(BONE_NAMES[end])),
-        )
+        limb = bones.get(_limb_name(start, end))
+        joints = bones.get(BONE_NAMES[start]), bones.get(BONE_NAMES[end])
         if limb is not None:
             hide = any(joint is None or compat.joint_hidden(joint) for joint in joints)
             if compat.joint_hidden(limb) != hide:

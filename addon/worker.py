@@ -8,6 +8,7 @@ touches what is the other's: no Blender data here, no sockets there. One task at
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import itertools
 import os
 import queue
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from .shared.client import Client, Finished, read_connection
 from .shared.errors import BY_CODE, BadInput, Cancelled, ServerFault, ServerUnreachable, WalkOnError
-from .shared.messages import Detected, Failed, Inserted, Placed, Progress, Refined, Request
+from .shared.messages import Analysed, Detected, Failed, Inserted, Placed, Progress, Refined, Request, Status
 
 START_TIMEOUT = 180.0
 """Seconds that a server may take to load its models; a cold disk is slow."""
@@ -33,8 +34,12 @@ START_TIMEOUT = 180.0
 _CANCEL_TIMEOUT = 15.0
 """Seconds that the server gets to end a job that was cancelled: it looks between stages."""
 
+IDLE_TIMEOUT = 900.0
+"""Seconds after which a server that was started here stops by itself, should Blender not be there to stop it."""
+
 _TICK = 0.05
 _IDLE_TICK = 0.5
+_HEALTH_EVERY = 2.0
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,12 @@ class ServerCommand:
         program (`str`): the walkon program, or the Python that the server is installed in; may be empty where a
             server already runs.
         connection_file (`str`): where the server says how to reach it.
+        online (`bool`): whether it may be on another machine.
     """
 
     program: str
     connection_file: str
+    online: bool = False
 
     @property
     def argv(self) -> list[str]:
@@ -64,7 +71,12 @@ class ServerCommand:
             raise BadInput(f"The server's program {self.program} does not exist", fix, "server")
         is_python = Path(self.program).name.lower().startswith("python")
         start = [self.program, "-m", "server.serve"] if is_python else [self.program, "serve"]
-        return [*start, "--connection-file", self.connection_file]
+        return [*start, "--connection-file", self.connection_file, "--idle", f"{IDLE_TIMEOUT:.0f}"]
+
+    @property
+    def seems_to_run(self) -> bool:
+        """Whether a server says how to reach it; one that was killed may have left that behind."""
+        return Path(self.connection_file).exists()
 
     @property
     def log(self) -> Path:
@@ -74,7 +86,7 @@ class ServerCommand:
 
 @dataclass(frozen=True)
 class ServerChanged:
-    """The server's state: OFF, STARTING, READY or LOST, and a line about it."""
+    """The server's state: OFF, STARTING, READY or LOST, and a few words about it."""
 
     state: str
     text: str
@@ -100,14 +112,15 @@ class Ended:
 
 Event = ServerChanged | Progressed | Ended
 Work = Callable[["Session"], Any]
-A = TypeVar("A", Detected, Placed, Refined, Inserted)
+A = TypeVar("A", Analysed, Detected, Placed, Refined, Inserted)
 
 
 class Session:
     """What a task may do in the worker's thread."""
 
-    def __init__(self, worker: Worker, task: int, command: ServerCommand, cancelled: threading.Event) -> None:
-        self._worker, self._task, self._command, self._cancelled = worker, task, command, cancelled
+    def __init__(self, worker: Worker, number: int, task: _Task) -> None:
+        self._worker, self._number, self._task = worker, number, task
+        self._job = task.job
 
     def connect(self, may_start: bool) -> None:
         """Be connected to a server that is ready; start one where none runs, if that is allowed.
@@ -115,7 +128,7 @@ class Session:
         Raises:
             ServerUnreachable, VersionMismatch, BadInput, ServerFault, MissingWeights, Cancelled.
         """
-        self._worker.connect(self._command, may_start, self._check_cancelled)
+        self._worker.connect(self._task.command, may_start, self._check_cancelled)
 
     def stop(self) -> None:
         """Stop the server that was started here; only disconnect from one that was not."""
@@ -123,7 +136,7 @@ class Session:
 
     def report(self, stage: str, fraction: float) -> None:
         """Tell the main thread how far it is."""
-        self._worker.events.put(Progressed(self._task, stage, fraction))
+        self._worker.events.put(Progressed(self._number, stage, fraction))
 
     def ask(
         self,
@@ -146,8 +159,15 @@ class Session:
         client = self._worker.client
         if client is None:
             raise ServerUnreachable("No server is connected", "Press Start")
-        job, cancelled_at = client.submit(request, pictures), 0.0
+        # The first job of a task that is kept has the id that the file remembers.
+        job, self._job = self._job or None, ""
+        if job and self._task.fetch:
+            client.fetch(job)
+        else:
+            job = client.submit(request, pictures, job=job)
+        cancelled_at = 0.0
         while True:
+            self._worker.tell_health()
             for event in client.poll(_TICK):
                 if event.job != job:
                     continue  # what is left of a task that was given up
@@ -160,7 +180,11 @@ class Session:
                 elif isinstance(event, Progress):
                     part = event.index / event.count
                     self.report(event.stage, span[0] + part * (span[1] - span[0]))
-            if self._cancelled.is_set():
+            if self._task.cancelled.is_set():
+                if self._task.left:
+                    raise Cancelled(
+                        "Blender left the job to the server", "Fetch it when the file is open again"
+                    )
                 if not cancelled_at:
                     cancelled_at = time.monotonic()
                     client.cancel(job)
@@ -168,46 +192,76 @@ class Session:
                     raise Cancelled("Cancelled; the server is still busy with it", "Wait, or stop the server")
 
     def _check_cancelled(self) -> None:
-        if self._cancelled.is_set():
+        if self._task.cancelled.is_set():
             raise Cancelled("Cancelled", "")
 
 
-class Worker:
-    """The thread and the server it talks to. All methods but those named below are for the main thread.
+@dataclass(eq=False)
+class _Task:
+    """What was submitted: the work, and what has become of it.
 
-    `connect` and `disconnect` belong to the worker's own thread, through `Session`.
+    Args:
+        job (`str`): id of its job where that is to be kept on the server when Blender goes; otherwise empty.
+        fetch (`bool`): that job was sent before.
+        left (`bool`): given up by Blender but not by the server.
     """
+
+    work: Work
+    command: ServerCommand
+    job: str
+    fetch: bool
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    left: bool = False
+
+
+class Worker:
+    """The thread and the server it talks to: first what the main thread calls, then what is the thread's own."""
 
     def __init__(self) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
         self.client: Client | None = None
         self._command: ServerCommand | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._tasks: queue.Queue[tuple[int, Work, ServerCommand] | None] = queue.Queue()
-        self._cancelled: dict[int, threading.Event] = {}
+        self._queue: queue.Queue[int] = queue.Queue()  # numbers of tasks; 0 ends the thread
+        self._tasks: dict[int, _Task] = {}  # those that are not over
+        self._has_left = False
+        self._health_at, self._told = 0.0, ""
         self._numbers = itertools.count(1)
         self._thread = threading.Thread(target=self._run, name="Walk-On", daemon=True)
         self._thread.start()
 
     # ---- the main thread ---------------------------------------------------------------------------------
 
-    def submit(self, work: Work, command: ServerCommand) -> int:
-        """Do this when what was submitted before is done; its `Ended` will carry the number returned."""
-        task = next(self._numbers)
-        self._cancelled[task] = threading.Event()
-        self._tasks.put((task, work, command))
-        return task
+    def submit(self, work: Work, command: ServerCommand, job: str = "", fetch: bool = False) -> int:
+        """Do this when what was submitted before is done; its `Ended` will carry the number returned.
 
-    def cancel(self, task: int) -> None:
+        Args:
+            job (32 hex digits, *optional*): id for the work's first job, by which another Blender can fetch it.
+            fetch (`bool`): that job was sent before, maybe by another Blender: wait for its result.
+        """
+        number = next(self._numbers)
+        self._tasks[number] = _Task(work, command, job, fetch)
+        self._queue.put(number)
+        return number
+
+    def cancel(self, number: int) -> None:
         """Give a task up; harmless when it is over."""
-        if task in self._cancelled:
-            self._cancelled[task].set()
+        task = self._tasks.get(number)
+        if task is not None:
+            task.cancelled.set()
+
+    def leave(self, number: int) -> None:
+        """Give a task up, but let the server go on with a job that can be fetched later."""
+        task = self._tasks.get(number)
+        if task is not None:
+            task.left = bool(task.job)
+            task.cancelled.set()
 
     def close(self) -> None:
-        """Give everything up, stop the server that was started here, end the thread."""
-        for cancelled in list(self._cancelled.values()):
-            cancelled.set()
-        self._tasks.put(None)
+        """Leave everything, end the thread, stop the server that was started here unless it is to go on."""
+        for number in list(self._tasks):
+            self.leave(number)
+        self._queue.put(0)
         self._thread.join(20)
 
     # ---- the worker's thread -----------------------------------------------------------------------------
@@ -215,20 +269,20 @@ class Worker:
     def _run(self) -> None:
         while True:
             try:
-                item = self._tasks.get(timeout=_IDLE_TICK)
+                number = self._queue.get(timeout=_IDLE_TICK)
             except queue.Empty:
                 self._look_after_server()
                 continue
-            if item is None:
-                self.disconnect(stop=True)
+            if number == 0:
+                self.disconnect(stop=not (self._has_left and self._is_busy()))
                 return
-            task, work, command = item
-            session = Session(self, task, command, self._cancelled[task])
+            task = self._tasks[number]
+            session = Session(self, number, task)
             result: Any = None
             error: WalkOnError | None = None
             try:
                 session._check_cancelled()
-                result = work(session)
+                result = task.work(session)
             except ServerUnreachable as lost:
                 error = lost
                 if self.client is not None:
@@ -238,13 +292,22 @@ class Worker:
                 error = failed
             except Exception as fault:  # noqa: BLE001  (a thread that dies silently is what users hate most)
                 error = ServerFault(f"Walk-On's worker failed: {fault!r}", "Report it")
-            del self._cancelled[task]
-            self.events.put(Ended(task, result, error))
+            self._has_left |= task.left
+            del self._tasks[number]
+            self.events.put(Ended(number, result, error))
+
+    def _is_busy(self) -> bool:
+        with contextlib.suppress(WalkOnError):
+            if self.client is not None:
+                status = self.client.status()
+                return bool(status.running or status.waiting)
+        return False
 
     def _look_after_server(self) -> None:
         if self.client is not None:
             try:
                 self.client.poll()
+                self.tell_health()
             except WalkOnError as error:
                 self.disconnect(stop=True, state=ServerChanged("LOST", error.message))
 
@@ -283,21 +346,39 @@ class Worker:
             raise
 
     def _attach(self, command: ServerCommand) -> None:
-        self.client = Client(read_connection(Path(command.connection_file)))
+        connection = read_connection(Path(command.connection_file))
+        host = connection.work.removeprefix("tcp://").rpartition(":")[0]
+        if not command.online and not _is_loopback(host):
+            raise BadInput(
+                f"The server is on another machine ({host}), and Blender may not go online",
+                "Allow online access in Blender's preferences (System), or use a server on this machine",
+                "online",
+            )
+        self.client = Client(connection)
 
     def _start(self, command: ServerCommand, check_cancelled: Callable[[], None]) -> None:
         argv = command.argv
         self.events.put(ServerChanged("STARTING", "Starting the server"))
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONHOME"}
-        command.log.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(command.log, "wb") as log:
+            command.log.parent.mkdir(parents=True, exist_ok=True)
+            log = open(command.log, "wb")  # noqa: SIM115  (its errors are others than the program's)
+        except OSError as error:
+            raise BadInput(
+                f"{command.log} cannot be written ({error.strerror})",
+                "Name a connection file in a folder that can be written, in the add-on's preferences",
+                "server",
+            ) from error
+        try:
+            with log:
                 self._process = subprocess.Popen(
                     argv,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=environment,
+                    # Ctrl-C in Blender's terminal is not meant for it, and it may outlive Blender.
+                    start_new_session=True,
                     # Windows: CREATE_NO_WINDOW, no console beside Blender
                     creationflags=0x08000000 if sys.platform == "win32" else 0,
                 )
@@ -340,14 +421,26 @@ class Worker:
                 problem = status.problem
                 raise BY_CODE.get(problem.code, WalkOnError)(problem.message, problem.fix)
             if status.ready:
-                memory = status.memory / 1e6
-                text = f"Walk-On {status.version} on {status.device}, {memory:.0f} MB, process {status.pid}"
-                self.events.put(ServerChanged("READY", text))
-                return
+                self._health_at, self._told = 0.0, ""
+                return self.tell_health()
             self.events.put(
                 ServerChanged("STARTING", f"Loading: {status.stage}" if status.stage else "Loading")
             )
             time.sleep(4 * _TICK)
+
+    def tell_health(self) -> None:
+        """Say how the server is where that has changed. Asking every few seconds also keeps it from being idle.
+
+        Raises:
+            ServerUnreachable: it does not answer.
+        """
+        if self.client is None or time.monotonic() < self._health_at + _HEALTH_EVERY:
+            return
+        self._health_at = time.monotonic()
+        status = self.client.status()
+        if status.ready and health(status) != self._told:
+            self._told = health(status)
+            self.events.put(ServerChanged("READY", self._told))
 
     def disconnect(self, stop: bool, state: ServerChanged | None = None) -> None:
         """Close the connection and, with `stop`, end the server if it was started here."""
@@ -363,6 +456,23 @@ class Worker:
                 self._process.wait()
             self._process = None
         self.events.put(state or ServerChanged("OFF", ""))
+
+
+def health(status: Status) -> str:
+    """What the panel says of a server that is ready: what it computes on and with, and how busy it is."""
+    busy = f"{status.waiting} waiting" if status.waiting else "1 job runs" if status.running else "idle"
+    # Of what is loaded, the two that there is a choice of.
+    chosen = ("placement/", "transfer/")
+    models = ", ".join(name.replace("/", " ") for name in sorted(status.weights) if name.startswith(chosen))
+    device = "CPU" if status.device == "cpu" else status.device
+    return f"{device}, {status.memory / 1e9:.1f} GB, {busy}; {models}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _last_line(log: Path) -> str:

@@ -20,10 +20,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import drawing
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))
+import drawing  # noqa: E402  (the add-on's own, which needs no Blender)
+
 MODULE = "bl_ext.user_default.walkon"
 
 
@@ -110,9 +112,8 @@ class Demo:
         shot = HERE / "shot.blend"
         self.operator(bpy.ops.wm.open_mainfile, filepath=str(shot))
         scene = bpy.context.scene
-        scene.render.resolution_percentage = (
-            75  # the shot is path-traced twice, and the demo is to take a minute
-        )
+        # The shot is path-traced twice, and the demo is to take a minute.
+        scene.render.resolution_percentage = 75
         work = scene.walkon
         work.actor = str(HERE / "actor.png")
         with self.step("shot rendered"):
@@ -146,24 +147,22 @@ class Demo:
     def save(self, bpy: Any, work: Any) -> None:
         """Write what was not written yet."""
         pictures = importlib.import_module(f"{MODULE}.scene_picture")
+        painting = importlib.import_module(f"{MODULE}.painting")
         skeletons = importlib.import_module(f"{MODULE}.shared.skeleton")
         kind = {"limbs": skeletons.LIMBS, "names": skeletons.JOINTS}
 
         def write(name: str, array: np.ndarray) -> None:
-            image = pictures.make_image(name, np.clip(array, 0, 255).astype(np.uint8))
-            image.filepath_raw, image.file_format = str(self.out / name), "PNG"
-            image.save()
-            bpy.data.images.remove(image)
+            (self.out / name).write_bytes(painting.png(np.clip(array, 0, 255).astype(np.uint8)))
 
         scene_pixels = pictures.pixels(work.picture)[..., :3].astype(np.float32)
         people = [person.skeleton for person in work.people]
         candidates = [candidate.edited.skeleton for candidate in work.candidates]
-        layer = work.layer
+        layer, version = work.layer, work.layer.version
 
         drawn = scene_pixels * 0.6
         for person in people:
             drawing.skeleton(drawn, person, colour=drawing.TEAL, **kind)
-        drawing.skeleton(drawn, layer.skeleton.skeleton, colour=None, **kind)
+        drawing.skeleton(drawn, version.skeleton.skeleton, colour=None, **kind)
         write("skeletons.png", drawn)
 
         small = max(1, round(scene_pixels.shape[1] / 640))
@@ -175,10 +174,10 @@ class Demo:
             drawing.skeleton(one, candidate, colour=None, **kind)
             sheets.append(drawing.shrunk(one, small))
         write("candidates.png", drawing.sheet(sheets, columns=min(4, len(sheets))))
-        write("person.png", pictures.pixels(layer.image))
+        write("person.png", pictures.pixels(version.image))
 
         bpy.ops.wm.save_as_mainfile(filepath=str(self.out / "demo.blend"), compress=True)
-        placed = {name: getattr(layer, name) for name in ("x", "y", "scale", "flip", "opacity", "seed")}
+        placed = {name: getattr(layer, name) for name in ("x", "y", "scale", "flip", "opacity")}
         report = {
             "picture": list(work.picture_size),
             "context": skeletons.people_to_dict(people),
@@ -189,10 +188,11 @@ class Demo:
                 }
                 for candidate in work.candidates
             ],
-            "skeleton": skeletons.people_to_dict([layer.skeleton.skeleton]),
-            "layer": placed | {"size": list(layer.image_size), "anchor": list(layer.anchor)},
+            "skeleton": skeletons.people_to_dict([version.skeleton.skeleton]),
+            "layer": placed
+            | {"seed": version.seed, "size": list(version.image_size), "anchor": list(version.anchor)},
             "seconds": self.seconds,
-            "server": json.loads(layer.provenance),
+            "server": json.loads(version.provenance),
         }
         (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
@@ -243,10 +243,7 @@ def main() -> int:
             # Absolute, but not resolved: an environment's Python is a link to another one.
             server = Path(os.path.abspath(options.server_python))
             Demo(options.zip.resolve(), server, out, say).run()
-    except DemoError as error:
-        print(f"The demo failed: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
+    except (DemoError, OSError) as error:
         print(f"The demo failed: {error}", file=sys.stderr)
         return 1
     walkon = server.with_name("walkon.exe" if os.name == "nt" else "walkon")

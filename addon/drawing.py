@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Skeletons drawn into pixels with numpy, for the demo's pictures; Blender's Python has no drawing library."""
+"""Skeletons drawn into pixels with numpy: Blender's Python has no drawing library."""
 
 from __future__ import annotations
 
@@ -65,3 +65,13 @@ def shrunk(picture: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
     height, width = (side // factor * factor for side in picture.shape[:2])
     cut = picture[:height, :width].reshape(height // factor, factor, width // factor, factor, 3)
     return cut.mean((1, 3)).astype(np.float32)
+
+
+def sampled(array: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.float32]:
+    """Another size, `(rows, columns, channels)`: each pixel the mean of four samples of its area."""
+    total = np.zeros((rows, columns, array.shape[2]), np.float32)
+    for y, x in ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)):
+        row = ((np.arange(rows) + y) * array.shape[0] / rows).astype(int)
+        column = ((np.arange(columns) + x) * array.shape[1] / columns).astype(int)
+        total += array[row[:, None], column]
+    return total / np.float32(4)
