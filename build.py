@@ -98,13 +98,17 @@ class Progress:
 
 
 def run_quietly(
-    command: Sequence[str | Path], progress: Progress, read: Callable[[str], str] = lambda _: ""
+    command: Sequence[str | Path],
+    progress: Progress,
+    read: Callable[[str], str] = lambda _: "",
+    timeout: float = float("inf"),
 ) -> None:
     """Runs a long command without its chatter.
 
     Args:
         progress: shows what `read` last made of a line, and the seconds that go by.
         read: says in a few words what a line of output means; empty where it means nothing new.
+        timeout (seconds): after which it is ended and has failed.
 
     Raises:
         subprocess.CalledProcessError: it failed; `output` holds what it printed.
@@ -125,8 +129,14 @@ def run_quietly(
 
     threading.Thread(target=pump, daemon=True).start()
     seen: list[str] = []
+    end = time.monotonic() + timeout
     try:
         while True:
+            if time.monotonic() > end:
+                process.kill()
+                process.wait()
+                seen.append(f"error: not done in {timeout:.0f} s")
+                break
             try:
                 line = lines.get(timeout=1)
             except queue.Empty:
@@ -325,13 +335,106 @@ def advice(output: str) -> str:
 
 
 SERVER = Environment("server environment", VENV / "server", ROOT / "server" / "requirements.lock", True)
-BLENDER = Environment("Blender environment", VENV / "blender-5.0", ROOT / "addon" / "requirements.lock")
+BLENDERS = {
+    version: Environment(
+        f"Blender {version} environment",
+        VENV / f"blender-{version}",
+        ROOT / "addon" / f"requirements-{version}.lock",
+    )
+    for version in ("4.2", "4.5", "5.0")
+}
+"""Blender as a Python module: every version that has one for our Python and takes extensions."""
+BLENDER = BLENDERS["5.0"]
+"""The one that the add-on is built with and the demo runs in."""
 PEOPLE = Environment(
     "people renderer environment", VENV / "people", ROOT / "models" / "requirements-people.lock", True
 )
 
 
-def set_up(environments: Sequence[Environment]) -> None:
+def blenders(choice: str) -> list[Environment]:
+    """What `--blender` means: one version's environment, or all of them."""
+    return [*BLENDERS.values()] if choice == "all" else [BLENDERS[choice]]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Debian's Blender and an X server, in a folder that is a Debian of its own: for tests with mouse and keys."""
+
+    title: str
+    suite: str
+    """Debian's name of the release that has it."""
+
+    @property
+    def folder(self) -> Path:
+        return VENV / "window" / self.suite
+
+    @property
+    def stamp(self) -> Path:
+        return self.folder / "walkon-setup"
+
+    def lacking(self) -> str:
+        """What this machine lacks for it; empty where it can be made and used."""
+        if sys.platform != "linux" or os.geteuid() != 0:
+            return "a window needs Linux and root"
+        if shutil.which("apt-get") is None:
+            return "a window needs Debian's apt-get"
+        namespace = ["unshare", "--mount", "--pid", "--fork", "--propagation", "private", "true"]
+        if subprocess.run(namespace, capture_output=True, check=False).returncode:
+            return "this machine does not let root mount anything"
+        return ""
+
+    def ready(self) -> bool:
+        return self.stamp.exists() and self.stamp.read_text(encoding="utf-8") == WINDOW_PACKAGES
+
+    def install(self, progress: Progress) -> None:
+        """Makes the folder: 280 MB to fetch from the package mirror that apt uses here, 1.1 GB on the disk.
+
+        Raises:
+            BuildError: it could not be made.
+        """
+        if shutil.which("mmdebstrap") is None:
+            install_packages(["mmdebstrap"], progress)
+        listed = ["apt-get", "indextargets", "--format", "$(CODENAME) $(SITE)"]
+        targets = subprocess.run(listed, capture_output=True, text=True, check=False).stdout.splitlines()
+        sites = [site for name, _, site in (line.partition(" ") for line in targets) if "-" not in name]
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        # A mirror may be a frozen copy, whose lists are past their date.
+        options = [
+            'Acquire::Check-Valid-Until "false"',
+            'APT::Install-Recommends "false"',
+            'Acquire::Languages "none"',
+        ]
+        without = ("doc", "man", "locale", "icons", "proj", "iso-codes")
+        command: list[str | Path] = [
+            "mmdebstrap", "--variant=apt", "--mode=root", f"--include={WINDOW_PACKAGES}",
+            *(f"--aptopt={option}" for option in options),
+            *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in without),
+            "--dpkgopt=force-unsafe-io", self.suite, self.folder, f"deb {sites[0]} {self.suite} main" if sites else "",
+        ]  # fmt: skip
+        try:
+            run_quietly(command, progress, lambda line: line.removeprefix("I: ")[:50], timeout=600)
+        except subprocess.CalledProcessError as error:
+            raise BuildError(
+                f"The {self.title} could not be made:\n{tail(error.output)}",
+                "Check the network connection and the package mirror that apt is set to, then start this again",
+            ) from error
+        self.stamp.write_text(WINDOW_PACKAGES, encoding="utf-8")
+
+
+WINDOW_PACKAGES = (
+    "blender,xvfb,xdotool,libgl1-mesa-dri,libegl1,"
+    "python3-numpy,python3-requests,python3-zstandard,python3-cattr"
+)
+"""Debian only recommends the Python packages, but Blender's own extensions need them."""
+WINDOWS = {
+    "4.3": Window("window of Blender 4.3", "trixie"),
+    "5.2": Window("window of Blender 5.2", "sid"),
+}
+IF_POSSIBLE = "if-possible"
+
+
+def set_up(environments: Sequence[Environment | Window]) -> None:
     """Brings system libraries and environments to what the locks say; fast where nothing is to do."""
     started = time.monotonic()
     packages = missing_packages()
@@ -349,6 +452,27 @@ def set_up(environments: Sequence[Environment]) -> None:
     print(f"Set up in {time.monotonic() - started:.0f} s.")
 
 
+def set_up_window(choice: str | None) -> tuple[Window | None, str]:
+    """What `--gui` means: the window to test in, and why there is none although one was wanted.
+
+    Raises:
+        BuildError: one was demanded, and it cannot be had.
+    """
+    if choice is None:
+        return None, ""
+    window = WINDOWS["4.3" if choice == IF_POSSIBLE else choice]
+    try:
+        if reason := window.lacking():
+            raise BuildError(f"There can be no {window.title}: {reason}", "Test without --gui")
+        set_up([window])
+    except BuildError as error:
+        if choice != IF_POSSIBLE:
+            raise
+        print(error, file=sys.stderr)
+        return None, str(error).partition("\n")[0]
+    return window, ""
+
+
 # --- add-on -----------------------------------------------------------------------------------------------
 
 PLATFORMS = {
@@ -357,8 +481,8 @@ PLATFORMS = {
     "macos-arm64": ("macosx_11_0_arm64", "macosx_10_15_universal2"),
 }
 """Blender's name of each platform that the add-on is for, and the wheel platforms that run there."""
-PYTHONS = ("3.11", "3.13")
-"""Python inside Blender 4.2 to 5.0, and 5.1 and newer."""
+PYTHONS = ("3.11", "3.13", "3.14")
+"""Python inside Blender 4.2 to 5.0, inside 5.1 and newer, and inside Debian's 5.2."""
 WHEELS_LOCK = ROOT / "addon" / "wheels.lock"
 STAGE = OUT / "addon" / "walkon"
 
@@ -529,8 +653,24 @@ def build_addon() -> Path:
     (path,) = DIST.glob("walkon-*.zip")
     blender_ext("validate", "--valid-tags", tags, path)
     check_zip(path)
-    print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e6:.1f} MB, validated")
+    blender_ext("server-generate", "--repo-dir", DIST)
+    check_index(DIST / "index.json", path)
+    print(
+        f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e6:.1f} MB, validated; dist/ is a repository of it"
+    )
     return path
+
+
+def check_index(index: Path, path: Path) -> None:
+    """Checks the list that Blender reads when an artist adds dist/, put on a web server, as a remote repository.
+
+    Raises:
+        BuildError: it would not offer this zip.
+    """
+    listed = json.loads(index.read_text(encoding="utf-8"))["data"]
+    digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    if [(entry["archive_url"], entry["archive_hash"]) for entry in listed] != [(f"./{path.name}", digest)]:
+        raise BuildError(f"{index}: does not list {path.name} alone", "Remove what else is in dist/")
 
 
 # --- tests ------------------------------------------------------------------------------------------------
@@ -558,8 +698,10 @@ def counts(report: Path) -> dict[str, int]:
     return {"passed": total - failed - skipped, "failed": failed, "skipped": skipped}
 
 
-def split_selection(arguments: Sequence[str], base: Path) -> tuple[list[str], list[str], list[str]]:
-    """Sorts pytest's arguments into options, test files for the server's and test files for Blender's environment.
+def split_selection(
+    arguments: Sequence[str], base: Path
+) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Sorts pytest's arguments into options, and test files for the server's environment, Blender's and a window.
 
     Args:
         base: where relative paths in `arguments` start.
@@ -567,25 +709,33 @@ def split_selection(arguments: Sequence[str], base: Path) -> tuple[list[str], li
     options: list[str] = []
     server: list[str] = []
     blender: list[str] = []
+    window: list[str] = []
     for argument in arguments:
         path, colons, name = argument.partition("::")
         full = base / path
         if argument.startswith("-") or not full.exists():
             options.append(argument)
             continue
-        inside = full.resolve().is_relative_to(ROOT / "tests" / "blender")
-        (blender if inside else server).append(f"{full.resolve()}{colons}{name}")
-    return options, server, blender
+        full = full.resolve()
+        suites = {ROOT / "tests" / "blender": blender, ROOT / "tests" / "gui": window}
+        suite = next((files for folder, files in suites.items() if full.is_relative_to(folder)), server)
+        suite.append(f"{full}{colons}{name}")
+    return options, server, blender, window
 
 
-def test(arguments: Sequence[str]) -> bool:
+def test(
+    arguments: Sequence[str], blenders: Sequence[Environment], window: Window | None, no_window: str
+) -> bool:
     """Runs every check and prints a summary; goes on after a failure, so that one run shows them all.
 
     Args:
         arguments: passed on to pytest; paths among them choose the suite.
+        blenders: the Blender environments that the add-on is tested in.
+        window: also the tests that click through this real Blender's window.
+        no_window: why these are skipped, if they were wanted.
     """
-    options, server_tests, blender_tests = split_selection(arguments, Path.cwd())
-    chosen = bool(server_tests or blender_tests)
+    options, server_tests, blender_tests, window_tests = split_selection(arguments, Path.cwd())
+    chosen = bool(server_tests or blender_tests or window_tests)
     results: list[Result] = []
     tally = {"passed": 0, "failed": 0, "skipped": 0}
 
@@ -604,20 +754,24 @@ def test(arguments: Sequence[str]) -> bool:
         if done.returncode:
             print(done.stdout, flush=True)
 
-    def pytest(title: str, environment: Environment, paths: Sequence[str | Path]) -> None:
+    def pytest(title: str, environment: Environment, paths: Sequence[str | Path], **more: str) -> None:
         started = time.monotonic()
-        report = OUT / "test" / f"{environment.folder.name}.xml"
+        report = OUT / "test" / f"{title.replace(' ', '-')}.xml"
         report.unlink(missing_ok=True)
         # -P: the checkout's folder is not on the path, so that the add-on cannot lean on what its zip lacks.
         code = subprocess.run(
             [environment.python, "-P", "-m", "pytest", f"--junitxml={report}", *options, *paths],
             cwd=ROOT, check=False,
-            env=clean_environment(WALKON_ZIP=str(zip_path), WALKON_SERVER_PYTHON=str(SERVER.python)),
+            env=clean_environment(
+                WALKON_ZIP=str(zip_path), WALKON_SERVER_PYTHON=str(SERVER.python), **more
+            ),
         ).returncode  # fmt: skip
         found = counts(report)
         for key in tally:
             tally[key] += found[key]
         note = ", ".join(f"{count} {key}" for key, count in found.items() if count) or "no test selected"
+        if code not in (0, 1, 5):  # pytest's own are 2 to 4; below 0 is the signal that killed it
+            note += f", exit code {code}"
         nothing_asked = code == 5 and bool(options)  # 5: none collected, which a selection may well mean
         results.append(Result(title, code == 0 or nothing_asked, time.monotonic() - started, note))
 
@@ -635,10 +789,19 @@ def test(arguments: Sequence[str]) -> bool:
     if zip_path:
         tool("types of the add-on (mypy)", "-m", "mypy", "--package", "walkon")
     if server_tests or not chosen:
-        ignore = f"--ignore={ROOT / 'tests' / 'blender'}"
-        pytest("tests", SERVER, server_tests or [ignore, ROOT / "tests"])
+        others = [f"--ignore={ROOT / 'tests' / name}" for name in ("blender", "gui")]
+        pytest("tests", SERVER, server_tests or [*others, ROOT / "tests"])
     if zip_path and (blender_tests or not chosen):
-        pytest("tests in Blender", BLENDER, blender_tests or [ROOT / "tests" / "blender"])
+        for blender in blenders:
+            title = f"tests in {blender.title.removesuffix(' environment')}"
+            pytest(title, blender, blender_tests or [ROOT / "tests" / "blender"])
+    if zip_path and window and (window_tests or not chosen):
+        # A window that hangs must not hold whoever waits for the tests.
+        limits = ["--session-timeout=900", "--timeout=300"]
+        paths = [*limits, *(window_tests or [str(ROOT / "tests" / "gui")])]
+        pytest(f"tests in the {window.title}", SERVER, paths, WALKON_WINDOW=str(window.folder))
+    if no_window:
+        results.append(Result("tests in a window", True, 0.0, f"skipped: {no_window}"))
 
     print("\nSummary")
     for result in results:
@@ -712,7 +875,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     def command(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text)
 
+    def choose_blender(parser: argparse.ArgumentParser, text: str) -> None:
+        parser.add_argument("--blender", choices=[*BLENDERS, "all"], default="5.0", help=text)
+
     setup = command("setup", "Make the environments from their locks; does nothing where all is there.")
+    choose_blender(setup, "for tests in that Blender; the demo needs 5.0, the default")
     setup.add_argument(
         "--people",
         action="store_true",
@@ -722,7 +889,18 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     tests = command(
         "test", "Set up, then check style, types and import rules, run all tests, build the add-on."
     )
-    tests.usage = "build.py test [-h] [pytest arguments, for instance: -x -k pose tests/test_pose.py]"
+    tests.usage = (
+        "build.py test [-h] [--blender VERSION] [pytest arguments: -k pose tests/test_pose.py] [--gui [...]]"
+    )
+    choose_blender(tests, "the Blender that the add-on is tested in; without it 5.0")
+    tests.add_argument(
+        "--gui",
+        nargs="?",
+        const="4.3",
+        choices=[*WINDOWS, IF_POSSIBLE],
+        help="also click through a real Blender's window, 4.3 without a version; that fails where there can be none "
+        f"(not Linux, not root, no package mirror), but with {IF_POSSIBLE} it is skipped there",
+    )
     command("addon", "Build and validate dist/walkon-<version>.zip, to be installed in Blender 4.2 or newer.")
     cleaning = command("clean", "Remove what set-up, builds and tests made; models and training runs stay.")
     cleaning.add_argument("--all", action="store_true", help="the environments in .venv, too")
@@ -744,13 +922,15 @@ def main(arguments: Sequence[str]) -> int:
         check_python(sys.version_info[:2])
         options, rest = parse(arguments)
         if options.command == "setup":
-            set_up([SERVER, BLENDER, *([PEOPLE] if options.people else [])])
+            set_up([SERVER, *blenders(options.blender), *([PEOPLE] if options.people else [])])
         elif options.command == "demo":
             set_up([SERVER, BLENDER])
             demo()
         elif options.command == "test":
-            set_up([SERVER, BLENDER])
-            return 0 if test(rest) else 1
+            chosen = blenders(options.blender)
+            set_up([SERVER, *dict.fromkeys([BLENDER, *chosen])])
+            window, no_window = set_up_window(options.gui)
+            return 0 if test(rest, chosen, window, no_window) else 1
         elif options.command == "addon":
             set_up([BLENDER])
             build_addon()

@@ -53,6 +53,14 @@ class ServerProcess:
         return self.process.wait(30)
 
 
+def wait_until_running(client: Client, job: str) -> None:
+    """Until the server is on that job."""
+    end = time.monotonic() + 10
+    while client.status().running != job:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 @contextmanager
 def servers(folder: Path) -> Iterator[Callable[..., ServerProcess]]:
     """A function that starts servers; those that still run at the end are killed."""

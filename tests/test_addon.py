@@ -1,15 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the add-on computes without Blender: geometry, photo orientation, colour spaces, and the worker's thread."""
+"""What the add-on computes without Blender: geometry, photo orientation, colour spaces."""
 
 from __future__ import annotations
 
-import os
-import queue
-import shlex
-import signal
-import sys
-import time
-from collections.abc import Iterator
+import io
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +16,10 @@ import addon
 # build.py copies shared/ into the add-on; here the add-on finds it beside itself.
 addon.__path__.append(str(Path(__file__).resolve().parents[1]))
 
-from addon import colour, exif, geometry  # noqa: E402
-from addon.shared.errors import (  # noqa: E402
-    BadInput,
-    Cancelled,
-    MissingWeights,
-    NoActor,
-    ServerFault,
-    ServerUnreachable,
-)
-from addon.shared.messages import Detect, Detected, Insert, Inserted  # noqa: E402
+from addon import colour, exif, geometry, layer_place, painting  # noqa: E402
+from addon.layer_place import LayerPlace  # noqa: E402
+from addon.shared.errors import BadImage  # noqa: E402
 from addon.shared.skeleton import JOINTS, MIRROR, NUM_JOINTS, Skeleton  # noqa: E402
-from addon.worker import Ended, Progressed, ServerChanged, ServerCommand, Session, Worker  # noqa: E402
 
 # ---- geometry --------------------------------------------------------------------------------------------
 
@@ -95,35 +81,61 @@ def test_pixel_space_has_the_pictures_corners_in_the_frames(
 
 
 layer_places = st.builds(
-    geometry.LayerPlace,
+    LayerPlace,
     x=st.floats(-500, 2000),
     y=st.floats(-500, 2000),
     scale=st.floats(0.1, 8),
+    rotation=st.floats(-4, 4),
     flip=st.booleans(),
     anchor=st.tuples(st.floats(0, 300), st.floats(0, 300)),
     size=st.tuples(st.integers(2, 900), st.integers(2, 900)),
 )
 
 
-@given(layer_places, st.floats(0.1, 8))
-def test_flipping_and_scaling_keep_the_feet(layer: geometry.LayerPlace, scale: float) -> None:
+@given(layer_places, st.floats(0.1, 8), st.floats(-4, 4))
+def test_turning_flipping_and_scaling_keep_the_feet(layer: LayerPlace, scale: float, rotation: float) -> None:
     for flip in (False, True):
-        other = geometry.LayerPlace(layer.x, layer.y, scale, flip, layer.anchor, layer.size)
-        left, top = other.top_left
-        feet = left + other.anchor_as_seen[0] * scale, top + layer.anchor[1] * scale
-        assert np.allclose(feet, (layer.x, layer.y))
+        other = LayerPlace(layer.x, layer.y, scale, rotation, flip, layer.anchor, layer.size)
+        assert np.allclose(other.matrix @ (*layer.anchor, 1.0), (layer.x, layer.y), atol=1e-6)
+        assert np.linalg.det(other.matrix[:, :2]) == pytest.approx(-(scale**2) if flip else scale**2)
 
 
-@given(layer_places, st.sampled_from([0.5, 1.0, 2.0]))
-def test_compositor_coordinates_are_those_of_blenders_transform(
-    layer: geometry.LayerPlace, grow: float
-) -> None:
-    render = round(320 * grow), round(240 * grow)
-    x, y, scale = layer.compositor((320, 240), render)
-    # Blender: the image's centre lies X right of and Y above the frame's.
-    left = render[0] / 2 + x - layer.size[0] * scale / 2
-    top = render[1] / 2 - y - layer.size[1] * scale / 2
-    assert np.allclose((left, top), np.array(layer.top_left) * grow)
+def test_a_layers_corners_as_they_are_seen() -> None:
+    place = LayerPlace(100.0, 200.0, 2.0, np.pi / 2, False, (10.0, 40.0), (20, 40))
+    # A quarter turn counter-clockwise: what was above the feet is left of them.
+    assert np.allclose(place.corners, [(20, 220), (20, 180), (100, 180), (100, 220)])
+    flipped = LayerPlace(100.0, 200.0, 1.0, 0.0, True, (5.0, 40.0), (20, 40))
+    assert np.allclose(flipped.corners[0], (105, 160))
+
+
+@given(layer_places)
+def test_unplaced_is_the_inverse_of_placed(layer: LayerPlace) -> None:
+    skeleton = Skeleton(geometry._STANDING * 100 + 300, np.arange(18) != 4)
+    there = layer_place.placed(skeleton, (310.0, 555.0), layer, layer.scale)
+    back = layer_place.unplaced(there, (310.0, 555.0), layer, layer.scale)
+    assert np.allclose(back.xy, skeleton.xy, atol=1e-6)
+    assert np.array_equal(back.visible, skeleton.visible)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (33, 20, 3), (1, 1, 4), (64, 50, 4)])
+def test_png_files_are_read_by_others_and_by_ourselves(shape: tuple[int, ...]) -> None:
+    from PIL import Image
+
+    array = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    file = painting.png(array)
+    assert painting.is_ours(file)
+    assert np.array_equal(painting.from_png(file), array)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(file))), array)
+    other = io.BytesIO()
+    Image.fromarray(array).save(other, "PNG")
+    assert not painting.is_ours(other.getvalue())
+
+
+def test_a_person_of_whom_nothing_is_seen_is_no_layer() -> None:
+    skeleton = Skeleton(geometry._STANDING * 10 + 50, np.ones(18, bool))
+    with pytest.raises(BadImage, match="Nothing of the person is seen") as raised:
+        painting.Painting.of(np.zeros((9, 9, 4), np.uint8), 0, 0, 1.0, skeleton, (320, 240))
+    assert "Move the skeleton" in raised.value.fix
 
 
 def test_feet_are_the_lower_ankle_between_both_or_the_lowest_that_is_seen() -> None:
@@ -166,196 +178,3 @@ def test_colour_spaces_undo_the_view_transform_where_blender_has_the_inverse() -
     assert colour.image_colour_space("AgX", {"sRGB", "AgX Base sRGB"}) == ("AgX Base sRGB", True)
     assert colour.image_colour_space("AgX", {"sRGB"}) == ("sRGB", False)
     assert colour.image_colour_space("Studio Look", {"sRGB"}) == ("sRGB", False)
-
-
-# ---- the worker ------------------------------------------------------------------------------------------
-
-
-def program(folder: Path, text: str) -> ServerCommand:
-    """An executable that stands where walkon would, and gets its arguments: serve --connection-file FILE."""
-    script = folder / "walkon"
-    # Read by sh and by Python: a #! line alone cannot name a Python whose path has spaces.
-    python = shlex.quote(sys.executable)
-    script.write_text(f"#!/bin/sh\n'''exec' {python} \"$0\" \"$@\"\n' '''\nimport os, sys\n{text}\n")
-    script.chmod(0o755)
-    return ServerCommand(str(script), str(folder / "server.json"))
-
-
-def tiny(folder: Path, *more: str) -> ServerCommand:
-    """A real server with a pipeline that is quick."""
-    command = [sys.executable, str(Path(__file__).with_name("tiny_server.py")), "--file"]
-    return program(folder, f"os.execv({sys.executable!r}, {command!r} + [sys.argv[3]] + {list(more)!r})")
-
-
-@pytest.fixture
-def worker() -> Iterator[Worker]:
-    worker = Worker()
-    yield worker
-    worker.close()
-    assert not worker._thread.is_alive()
-
-
-def finish(worker: Worker, task: int, seconds: float = 30) -> tuple[Ended, list[object]]:
-    """Events up to the task's end."""
-    before: list[object] = []
-    end = time.monotonic() + seconds
-    while True:
-        event = worker.events.get(timeout=max(0.1, end - time.monotonic()))
-        if isinstance(event, Ended) and event.task == task:
-            return event, before
-        before.append(event)
-
-
-def picture(bright: bool = True) -> np.ndarray:
-    array = np.zeros((40, 30, 3), np.uint8)
-    if bright:
-        array[10:30, 5:20] = 200
-    return array
-
-
-def test_a_task_starts_the_server_asks_and_is_stopped(worker: Worker, tmp_path: Path) -> None:
-    command = tiny(tmp_path)
-
-    def find(session: Session) -> list[list[float]]:
-        session.connect(may_start=True)
-        return session.ask(Detect(), Detected, [picture()])[0].people
-
-    ended, before = finish(worker, worker.submit(find, command))
-    assert ended.error is None
-    assert len(ended.result) == 1
-    states = [event.state for event in before if isinstance(event, ServerChanged)]
-    assert states[0] == "STARTING"
-    assert states[-1] == "READY"
-    assert any(isinstance(event, Progressed) and event.stage == "detect" for event in before)
-    assert worker._process is not None
-    pid = worker._process.pid
-    ended, before = finish(worker, worker.submit(lambda session: session.stop(), command))
-    assert [event.state for event in before if isinstance(event, ServerChanged)] == ["OFF"]
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-    assert not Path(command.connection_file).exists()
-
-
-def test_a_task_is_cancelled_while_the_server_works(worker: Worker, tmp_path: Path) -> None:
-    def insert(session: Session) -> object:
-        session.connect(may_start=True)
-        return session.ask(Insert(seed=200, candidates=60), Inserted, [picture(), picture()])
-
-    task = worker.submit(insert, tiny(tmp_path))
-    while not isinstance(worker.events.get(timeout=30), Progressed):
-        pass
-    start = time.monotonic()
-    worker.cancel(task)
-    ended, _ = finish(worker, task)
-    assert isinstance(ended.error, Cancelled)
-    assert time.monotonic() - start < 2
-    ended, _ = finish(
-        worker, worker.submit(lambda s: s.ask(Detect(), Detected, [picture()])[0].people, tiny(tmp_path))
-    )
-    assert len(ended.result) == 1, "the server is as good as before"
-
-
-def test_a_server_that_dies_in_the_middle_is_said_so_and_started_anew(worker: Worker, tmp_path: Path) -> None:
-    command = tiny(tmp_path)
-
-    def insert(session: Session) -> object:
-        session.connect(may_start=True)
-        return session.ask(Insert(seed=200, candidates=60), Inserted, [picture(), picture()])
-
-    task = worker.submit(insert, command)
-    while not isinstance(worker.events.get(timeout=30), Progressed):
-        pass
-    assert worker._process is not None
-    worker._process.send_signal(signal.SIGKILL)
-    ended, before = finish(worker, task, 10)
-    assert isinstance(ended.error, ServerUnreachable)
-    assert ended.error.message.endswith(") died or closed the connection")
-    assert ended.error.fix == f"Press Start, then try again; the server's log is {command.log}"
-    assert before[-1] == ServerChanged("LOST", "The server is gone")
-    ended, _ = finish(worker, worker.submit(lambda session: session.connect(may_start=True), command))
-    assert ended.error is None
-
-
-def test_a_server_that_dies_while_idle_is_noticed(worker: Worker, tmp_path: Path) -> None:
-    finish(worker, worker.submit(lambda session: session.connect(may_start=True), tiny(tmp_path)))
-    assert worker._process is not None
-    worker._process.kill()
-    event = worker.events.get(timeout=5)
-    assert isinstance(event, ServerChanged)
-    assert event.state == "LOST"
-
-
-def test_errors_of_the_server_arrive_in_their_class(worker: Worker, tmp_path: Path) -> None:
-    def insert(session: Session) -> object:
-        session.connect(may_start=True)
-        return session.ask(Insert(candidates=1), Inserted, [picture(), picture(bright=False)])
-
-    ended, _ = finish(worker, worker.submit(insert, tiny(tmp_path)))
-    assert isinstance(ended.error, NoActor)
-    assert ended.error.fix == "Choose a photo of a person"
-
-
-def test_a_server_that_cannot_warm_up_says_why(worker: Worker, tmp_path: Path) -> None:
-    task = worker.submit(lambda session: session.connect(may_start=True), tiny(tmp_path, "--broken"))
-    ended, _ = finish(worker, task)
-    assert isinstance(ended.error, MissingWeights)
-    assert ended.error.fix == "Run `walkon models import`"
-    assert worker._process is None
-
-
-@pytest.mark.parametrize(
-    ("text", "kind", "message"),
-    [
-        ("sys.exit('no torch here')", ServerFault, "The server ended while starting: no torch here"),
-        (None, BadInput, "does not exist"),
-        ("", BadInput, "The server's program is not set"),
-    ],
-    ids=["ends", "missing", "unset"],
-)
-def test_programs_that_are_no_server(
-    worker: Worker, tmp_path: Path, text: str | None, kind: type[Exception], message: str
-) -> None:
-    command = program(tmp_path, text or "")
-    if text is None:
-        command = ServerCommand(str(tmp_path / "nowhere"), command.connection_file)
-    elif not text:
-        command = ServerCommand("", command.connection_file)
-    ended, _ = finish(worker, worker.submit(lambda session: session.connect(may_start=True), command))
-    assert type(ended.error) is kind
-    assert message in ended.error.message
-    assert ended.error.fix
-
-
-def test_nothing_is_started_without_leave(worker: Worker, tmp_path: Path) -> None:
-    ended, _ = finish(worker, worker.submit(lambda session: session.connect(may_start=False), tiny(tmp_path)))
-    assert isinstance(ended.error, ServerUnreachable)
-    assert "server.json does not exist" in ended.error.message
-    assert worker._process is None
-
-
-def test_a_fault_of_a_task_does_not_end_the_thread(worker: Worker, tmp_path: Path) -> None:
-    ended, _ = finish(worker, worker.submit(lambda session: 1 / 0, tiny(tmp_path)))
-    assert isinstance(ended.error, ServerFault)
-    assert "division by zero" in ended.error.message
-    ended, _ = finish(worker, worker.submit(lambda session: "fine", tiny(tmp_path)))
-    assert ended.result == "fine"
-
-
-def test_closing_stops_the_server_in_the_middle_of_a_task(tmp_path: Path) -> None:
-    worker = Worker()
-
-    def insert(session: Session) -> object:
-        session.connect(may_start=True)
-        return session.ask(Insert(seed=200, candidates=60), Inserted, [picture(), picture()])
-
-    worker.submit(insert, tiny(tmp_path))
-    while not isinstance(worker.events.get(timeout=30), Progressed):
-        pass
-    assert worker._process is not None
-    pid = worker._process.pid
-    worker.close()
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-    with pytest.raises(queue.Empty):
-        while True:
-            worker.events.get_nowait()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -70,6 +72,7 @@ def test_help(command: str) -> None:
         ([], "the following arguments are required: COMMAND"),
         (["setup", "--fast"], "setup takes no '--fast'"),
         (["clean", "everything"], "clean takes no 'everything'"),
+        (["test", "--gui", "4.2"], "invalid choice: '4.2'"),
     ],
 )
 def test_mistyped(arguments: list[str], message: str) -> None:
@@ -131,7 +134,7 @@ def small_locks(root: Path) -> None:
     lock = build.SERVER.lock.read_text(encoding="utf-8").splitlines()
     needed = [line for line in lock if line.startswith("setuptools==")]
     (root / "server" / "requirements.lock").write_text("\n".join(needed) + "\n")
-    (root / "addon" / "requirements.lock").write_text("iniconfig==2.3.1\n")
+    (root / "addon" / "requirements-5.0.lock").write_text("iniconfig==2.3.1\n")
 
 
 def imported_from(python: Path, cwd: Path) -> Path:
@@ -150,13 +153,13 @@ def test_setup_fails_goes_on_is_repaired_moved_and_cleaned(checkout: Path, tmp_p
     (server / "lib64").mkdir()
 
     # A version that does not exist: pip's own words, what to do, no traceback; the server's environment stays.
-    lock = checkout / "addon" / "requirements.lock"
+    lock = checkout / "addon" / "requirements-5.0.lock"
     wanted = lock.read_text()
     lock.write_text("iniconfig==0.0.0.999\n")
     done = run(checkout, "setup", cwd=tmp_path)
     assert done.returncode == 1
     assert "[1/2] server environment: done in" in done.stdout
-    assert "The Blender environment could not be installed" in done.stdout
+    assert "The Blender 5.0 environment could not be installed" in done.stdout
     assert "No matching distribution found for iniconfig==0.0.0.999" in done.stdout
     assert "Check the network connection" in done.stdout
     assert "Traceback" not in done.stdout
@@ -168,7 +171,7 @@ def test_setup_fails_goes_on_is_repaired_moved_and_cleaned(checkout: Path, tmp_p
     lock.write_text(wanted)
     done = run(checkout, "setup")
     assert done.returncode == 0, done.stdout
-    assert "[1/1] Blender environment: done in" in done.stdout
+    assert "[1/1] Blender 5.0 environment: done in" in done.stdout
     assert "Everything is set up" in run(checkout, "setup").stdout
 
     # Cut short while a package was being unpacked: its metadata is there, a file is not.
@@ -177,7 +180,7 @@ def test_setup_fails_goes_on_is_repaired_moved_and_cleaned(checkout: Path, tmp_p
     (package / "__init__.py").unlink()
     (metadata / "INSTALLER").unlink()
     (blender / "walkon-setup").unlink()
-    assert "[1/1] Blender environment: done in" in run(checkout, "setup").stdout
+    assert "[1/1] Blender 5.0 environment: done in" in run(checkout, "setup").stdout
     assert (package / "__init__.py").exists()
 
     # A checkout that was moved is the one that is imported.
@@ -232,6 +235,18 @@ def test_zip_is_whole_and_the_same_without_network(addon_checkout: Path, tmp_pat
     assert not [name for name in names if name.startswith("demo/") or name.endswith((".pyc", ".lock"))]
     assert run(addon_checkout, "addon", **nowhere).returncode == 0
     assert path.read_bytes() == before
+    # What artists add as a remote repository: the folder dist/, put on a web server.
+    (listed,) = json.loads((addon_checkout / "dist" / "index.json").read_text(encoding="utf-8"))["data"]
+    assert (listed["id"], listed["archive_url"]) == ("walkon", f"./{path.name}")
+    assert listed["archive_hash"] == f"sha256:{hashlib.sha256(before).hexdigest()}"
+
+
+def test_index_that_does_not_offer_the_zip_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "walkon-0.1.0.zip").write_bytes(b"zip")
+    listed = {"archive_url": "./walkon-0.1.0.zip", "archive_hash": "sha256:0"}
+    (tmp_path / "index.json").write_text(json.dumps({"data": [listed]}), encoding="utf-8")
+    with pytest.raises(build.BuildError, match=r"does not list walkon-0\.1\.0\.zip alone"):
+        build.check_index(tmp_path / "index.json", tmp_path / "walkon-0.1.0.zip")
 
 
 @pytest.mark.parametrize(
@@ -287,12 +302,37 @@ def test_wheel_fits(wheel: str, platform: str, python: str, fits: bool) -> None:
 def test_selection_is_sorted_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "ROOT", tmp_path)
     (tmp_path / "tests" / "blender").mkdir(parents=True)
+    (tmp_path / "tests" / "gui").mkdir()
     (tmp_path / "tests" / "test_pose.py").touch()
-    arguments = ["-x", "-k", "name", "test_pose.py::test_box", "blender", "nothing.py"]
-    options, server, blender = build.split_selection(arguments, tmp_path / "tests")
+    (tmp_path / "tests" / "gui" / "test_drag.py").touch()
+    arguments = ["-x", "-k", "name", "test_pose.py::test_box", "blender", "nothing.py", "gui/test_drag.py"]
+    options, server, blender, window = build.split_selection(arguments, tmp_path / "tests")
     assert options == ["-x", "-k", "name", "nothing.py"]
     assert server == [f"{tmp_path / 'tests' / 'test_pose.py'}::test_box"]
     assert blender == [str(tmp_path / "tests" / "blender")]
+    assert window == [str(tmp_path / "tests" / "gui" / "test_drag.py")]
+
+
+def test_where_there_can_be_no_window(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert build.set_up_window(None) == (None, "")
+    for version in ("4.3", "5.2"):
+        with pytest.raises(
+            build.BuildError, match=rf"no window of Blender {version}: .* needs Linux and root"
+        ):
+            build.set_up_window(version)
+    window, reason = build.set_up_window("if-possible")
+    assert window is None
+    assert "a window needs Linux and root" in reason
+    assert reason in capsys.readouterr().err
+
+
+def test_a_command_that_hangs_is_ended() -> None:
+    started = time.monotonic()
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        build.run_quietly(["sleep", "60"], build.Progress(1), timeout=1)
+    assert "not done in 1 s" in caught.value.output
+    assert time.monotonic() - started < 10
 
 
 def test_counts_of_a_report(tmp_path: Path) -> None:
@@ -350,7 +390,7 @@ def requirements(lock: Path) -> Sequence[str]:
 
 
 @pytest.mark.parametrize(
-    "environment", [build.SERVER, build.BLENDER, build.PEOPLE], ids=lambda e: e.folder.name
+    "environment", [build.SERVER, *build.BLENDERS.values(), build.PEOPLE], ids=lambda e: e.folder.name
 )
 def test_locks_are_exact_and_name_no_source(environment: build.Environment) -> None:
     for line in requirements(environment.lock):

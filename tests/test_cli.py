@@ -167,7 +167,7 @@ def test_bad_input_names_file_reason_and_way_out(photos: Path, empty_picture: Pa
     assert "actor: no person was found in the photo" in insert(actor=empty_picture)
     assert "actor: person 50 was asked for, and the photo has" in insert("--actor-person", 50)
     assert "--at: '3;4' is not X,Y" in insert("--at", "3;4")
-    assert "at: 9000,5 lies outside the scene" in insert("--at", "9000,5")
+    assert "feet: 9000,5 lies outside the scene" in insert("--at", "9000,5")
     assert "is not OpenPose JSON" in insert("--pose", text)
     assert "there is no folder" in insert(to=tmp_path / "no" / "out.png")
     assert "generator: there is no 'nice'" in insert("--generator", "nice")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from models.finish import (
     Layer,
+    colourless,
     composite,
     flipped,
     from_oklab,
@@ -18,6 +19,7 @@ from models.finish import (
     nearer,
     occlude,
     occlusion,
+    peers,
     resampled,
     to_layer,
     to_oklab,
@@ -86,6 +88,13 @@ def test_full_strength_in_a_grey_scene_makes_the_person_grey() -> None:
     assert np.ptp(rgba[..., :3], axis=-1).max() < 0.01
 
 
+def test_pictures_without_colour_are_known() -> None:
+    coloured = scene_of(1)
+    grey = np.repeat(coloured[..., :1], 3, axis=-1)
+    sepia = (grey * (1.0, 0.86, 0.67)).astype(np.uint8)
+    assert [colourless(picture) for picture in (coloured, grey, sepia)] == [False, True, True]
+
+
 def test_a_toned_scene_gives_its_tone() -> None:
     light = np.random.default_rng(3).random((80, 100, 1))
     sepia = (light * (255, 220, 170)).astype(np.uint8)
@@ -93,6 +102,16 @@ def test_a_toned_scene_gives_its_tone() -> None:
     solid = rgba[rgba[..., 3] > 0.99]
     assert (solid[:, 0] - solid[:, 2]).mean() > 0.08
     assert np.abs(solid[:, 0] * 220 / 255 - solid[:, 1]).mean() < 0.03
+
+
+def test_a_plain_wall_gives_no_colour_to_what_is_darker_than_it() -> None:
+    rng = np.random.default_rng(4)
+    wall = np.clip((200, 180, 160) + rng.normal(0, 2, (80, 100, 1)) * (3, 1, -2), 0, 255).astype(np.uint8)
+    person = person_of(2)
+    person.rgba[..., :3] *= 0.3
+    rgba = harmonise(person, wall).rgba
+    solid = rgba[rgba[..., 3] > 0.99][:, :3]
+    assert np.ptp(solid.mean(0)) < 0.15, "no brighter, purer color than the wall's"
 
 
 def test_a_dark_scene_darkens_and_strength_lies_between() -> None:
@@ -281,3 +300,11 @@ def test_scaling_does_not_draw_in_the_colour_of_transparent_pixels() -> None:
     rgba[:, :10] = (200, 0, 0, 255)
     small = resampled(Layer(rgba, 0, 0, scale=0.37)).rgba
     assert (small[small[..., 3] > 8][:, 1] == 0).all()
+
+
+def test_peers_are_the_people_of_like_size() -> None:
+    context = [standing(50, 90, torso) for torso in (40, 9, 12, 20)]
+    face = Skeleton(context[0].xy, [j == 0 for j in range(18)])
+    assert peers(standing(10, 80, 10), [*context, face], 2) == [1, 2]
+    assert peers(standing(10, 80, 10), [face, context[0]], 3) == [1, 0]
+    assert peers(standing(10, 80, 10), [], 3) == []

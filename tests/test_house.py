@@ -17,7 +17,17 @@ import shared
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("addon", "models", "server", "shared")
-BLENDER = {"addon_utils", "blf", "bmesh", "bpy", "bpy_extras", "gpu", "gpu_extras", "mathutils"}
+BLENDER = {
+    "addon_utils",
+    "blf",
+    "bmesh",
+    "bpy",
+    "bpy_extras",
+    "gpu",
+    "gpu_extras",
+    "mathutils",
+    "rna_keymap_ui",
+}
 ALLOWED = {
     "shared": {"msgspec", "numpy", "zmq"},
     "addon": {"msgspec", "numpy", "zmq", *BLENDER},

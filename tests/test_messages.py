@@ -16,7 +16,8 @@ import pytest
 from shared import errors, messages
 from shared.errors import BadImage, BadInput
 from shared.limits import Limits
-from shared.messages import Blob, Detect, Insert, Place, Refine, Submit, Transfer
+from shared.messages import Analyse, Blob, Detect, Insert, Place, Preview, Refine, Submit, Transfer
+from shared.where import Where
 
 JOB = "0123456789abcdef" * 2
 PICTURE = Blob("uint8", (480, 640, 3))
@@ -25,7 +26,16 @@ PERSON = [float(i) for i in range(1, 55)]
 numbers = st.floats(-1e4, 1e4, width=32)
 people = st.lists(st.builds(lambda x: [x, x, 0.5] * 18, numbers), max_size=3)
 names = st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}\Z")
-points = st.none() | st.tuples(numbers, numbers)
+points = st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1))
+wishes = st.builds(
+    Where,
+    points,
+    st.none() | st.just((-3.0, 0.0, 1.0, 2000.0)),
+    st.none() | st.floats(0.01, 4),
+    st.sampled_from([None, "standing", "sitting"]),
+    st.sampled_from([None, "left", "right"]),
+    st.none() | st.just(PERSON),
+)
 seeds = st.integers(0, 2**31 - 1)
 requests = st.one_of(
     st.just(Detect()),
@@ -36,16 +46,26 @@ requests = st.one_of(
         st.integers(1, 9999),
         st.integers(1, 64),
         seeds,
-        points,
+        wishes,
         st.none() | names,
     ),
-    st.builds(Refine, st.just(PERSON)),
-    st.builds(Transfer, st.just(PERSON), st.none() | st.integers(0, 9), names),
+    st.builds(Refine, st.just(PERSON), st.lists(st.integers(0, 17), max_size=18)),
     st.builds(
         Insert,
-        st.none() | st.just(PERSON),
+        st.just(PERSON),
+        st.none() | st.lists(st.integers(0, 17), max_size=18),
         st.none() | people,
-        points,
+        st.builds(Where, points),
+    ),
+    st.builds(Transfer, st.just(PERSON), st.none() | st.integers(0, 9), names),
+    st.builds(Analyse, st.none() | st.integers(0, 9)),
+    st.builds(Preview, st.just("0123456789abcdef" * 4), st.just(PERSON), st.integers(32, 512)),
+    st.builds(
+        Insert,
+        st.none(),
+        st.none(),
+        st.none() | people,
+        wishes,
         seeds,
         st.integers(1, 64),
         st.none() | st.integers(0, 9),
@@ -58,13 +78,15 @@ requests = st.one_of(
 
 @hypothesis.given(requests, st.none() | st.floats(0.01, 1000))
 def test_what_is_encoded_decodes_to_the_same(request, deadline):
-    message = Submit(JOB, request, [PICTURE] * len(request.PICTURES), deadline)
+    # A placement's picture may be left out, and has to be as large as the request says.
+    blobs = [] if isinstance(request, Place) else [PICTURE] * len(request.PICTURES)
+    message = Submit(JOB, request, blobs, deadline)
     assert messages.decode(messages.work_requests, messages.encode(message)) == message
     messages.check(message.request, message.blobs, Limits())
 
 
 def test_header_is_plain_msgpack():
-    header = messages.encode(Submit(JOB, Insert(at=(1.0, 2.0)), [PICTURE, PICTURE]))
+    header = messages.encode(Submit(JOB, Insert(where=Where(feet=(1.0, 2.0))), [PICTURE, PICTURE]))
     plain = msgpack.unpackb(header)
     assert plain["type"] == "submit"
     assert plain["request"]["type"] == "insert"
@@ -96,11 +118,24 @@ def submit(**changes):
         (msgpack.packb(submit(request={"type": "insert", "sede": 1})), "unknown field `sede`"),
         (msgpack.packb(submit(request={"type": "insert", "seed": "x"})), "at `$.request.seed`"),
         (msgpack.packb(submit(request={"type": "insert", "seed": -1})), "at `$.request.seed`"),
-        (msgpack.packb(submit(request={"type": "insert", "at": [1]})), "at `$.request.at`"),
+        (
+            msgpack.packb(submit(request={"type": "insert", "where": {"feet": [1]}})),
+            "at `$.request.where.feet`",
+        ),
+        (
+            msgpack.packb(submit(request={"type": "insert", "where": {"stance": "lying"}})),
+            "at `$.request.where.stance`",
+        ),
+        (msgpack.packb(submit(request={"type": "insert", "where": {"at": [1, 2]}})), "unknown field `at`"),
+        (
+            msgpack.packb(submit(request={"type": "refine", "skeleton": PERSON, "locked": [18]})),
+            "at `$.request.locked[0]`",
+        ),
         (
             msgpack.packb(submit(request={"type": "insert", "color_strength": 1.5})),
             "at `$.request.color_strength`",
         ),
+        (msgpack.packb(submit(request={"type": "insert", "shadow": -1})), "at `$.request.shadow`"),
         (msgpack.packb(submit(request={"type": "insert", "generator": "../x"})), "at `$.request.generator`"),
         (msgpack.packb(submit(blobs=[{"dtype": "object", "shape": [1]}])), "at `$.blobs[0].dtype`"),
         (msgpack.packb(submit(blobs=[{"dtype": "uint8", "shape": []}])), "at `$.blobs[0].shape`"),
@@ -159,9 +194,25 @@ def test_job_id_is_read_from_a_header_that_is_refused():
         (Place([PERSON, [1.0]], 10, 10), [], BadInput, "context: person 1: has 1 numbers, not 54"),
         (Place([PERSON] * 65, 10, 10), [], BadInput, "context: 65 people; the server takes 64"),
         (Place([], 10, 10, 65), [], BadInput, "candidates: 65; the server gives 64 at most"),
+        (Place([PERSON], 10, 10), [Blob("uint8", (9, 10, 3))], BadInput, "scene: has 10 x 9 pixels, not 10 x 10"),
+        (Place([PERSON], 10, 10), [Blob("uint8", (10, 10, 3))] * 2, BadInput, "place: 2 pictures were given, not 1"),
         (Place([], 10, 99999), [], BadInput, "width, height: 10 x 99999 is beyond 16384 pixels"),
-        (Place([], 10, 10, at=(math.nan, 0.0)), [], BadInput, "at: is not a finite number"),
-        (Insert(at=(0.0, math.inf)), [PICTURE] * 2, BadInput, "at: is not a finite number"),
+        (Place([], 10, 10, where=Where(feet=(math.nan, 0.0))), [], BadInput, "feet: nan,0 is not finite"),
+        (Insert(where=Where(feet=(0.0, math.inf))), [PICTURE] * 2, BadInput, "feet: 0,inf is not finite"),
+        (Insert(where=Where(feet=(640.5, 0.0))), [PICTURE] * 2, BadInput, "feet: 640.5,0 lies outside the scene"),
+        (Place([], 10, 10, where=Where(box=(1, 2, 1, 4))), [], BadInput, "box: 1,2 to 1,4 has no area"),
+        (Place([], 10, 10, where=Where(box=(1, math.nan, 2, 4))), [], BadInput, "box: 1,nan,2,4 is not finite"),
+        (Place([], 10, 10, where=Where(box=(11, 2, 12, 4))), [], BadInput, "box: 11,2 to 12,4 lies outside the scene"),
+        (Place([], 10, 10, where=Where((1, 1), (2, 2, 5, 5))), [], BadInput, "feet: 1,1 lies outside the box"),
+        (Place([], 10, 10, where=Where(height=-3.0)), [], BadInput, "height: -3 is not above 0 and up to 4 times"),
+        (Place([], 10, 10, where=Where(height=41.0)), [], BadInput, "height: 41 is not above 0 and up to 4 times"),
+        (Place([], 10, 10, where=Where(height=math.nan)), [], BadInput, "height: nan is not finite"),
+        (Place([], 10, 10, where=Where(stance="lying")), [], BadInput, "stance: there is no 'lying'"),
+        (Place([], 10, 10, where=Where(facing="up")), [], BadInput, "facing: there is no 'up'"),
+        (Place([], 10, 10, where=Where(like=[0.0] * 54)), [], BadInput, "like: no joint is known"),
+        (Place([], 10, 10, where=Where(like=[1.0] * 5)), [], BadInput, "like: has 5 numbers, not 54"),
+        (Insert(PERSON, where=Where(height=9.0)), [PICTURE] * 2, BadInput, "where: only the feet can be asked for"),
+        (Insert(locked=[3]), [PICTURE] * 2, BadInput, "locked: there is no skeleton"),
     ],
 )  # fmt: skip
 def test_requests_beyond_the_limits_are_refused(request_, blobs, kind, message):
@@ -225,7 +276,7 @@ anything = st.recursive(
     max_leaves=8,
 )
 fields = st.sampled_from(
-    ["context", "skeleton", "at", "seed", "width", "height", "count", "candidates", "network"]
+    ["context", "skeleton", "where", "locked", "seed", "width", "height", "count", "candidates", "network"]
 )
 
 

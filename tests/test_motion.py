@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ from models.motion import (
     with_carried_face,
 )
 from models.parts import PartMaps, complete, pixel_grid, torso_length
+from server.preview import paint
 from shared.errors import BadInput, MissingWeights, NoActor
 from shared.skeleton import (
     FACE,
@@ -37,8 +39,10 @@ from shared.skeleton import (
     NOSE,
     R_ANKLE,
     R_EAR,
+    R_ELBOW,
     R_HIP,
     R_KNEE,
+    R_WRIST,
     Skeleton,
 )
 
@@ -71,8 +75,6 @@ def maps_between(source: np.ndarray, target: np.ndarray, known: np.ndarray | Non
 
 def picture() -> tuple[np.ndarray, np.ndarray]:
     """A person of blobs and bars in the pose STANDING, with a textured coat, on a loud background."""
-    import cv2
-
     rng = np.random.default_rng(0)
     rgb = np.full((280, 200, 3), (20, 200, 60), np.uint8)
     matte = np.zeros((280, 200), np.uint8)
@@ -286,6 +288,100 @@ def test_missing_joints_still_give_a_person(name: str) -> None:
     )
     assert half.rgba[..., 3].max() > 0.99
     assert half.y + len(half.rgba) < WALKING[R_KNEE, 1], "legs that the photo does not show were painted"
+
+
+def test_a_preview_is_the_layer_made_small() -> None:
+    rgb, matte = picture()
+    transfer = MotionTransfer()
+    target = skeleton(WALKING).transformed(4.0, (300, -200))
+    actor = transfer.analyse(rgb, matte, skeleton(STANDING))
+    whole, (preview, square) = transfer.pose(actor, target), paint(transfer, actor, target, 128)
+    assert max(square.shape) <= 128
+    assert preview.scale == pytest.approx(person_frame(target).size / 128)
+    rows, columns = (np.flatnonzero(square[..., 3].any(axis)) for axis in (1, 0))
+    for a, b in (
+        (whole.x, preview.x + columns[0] * preview.scale),
+        (whole.y, preview.y + rows[0] * preview.scale),
+    ):
+        assert abs(a - b) < 2 * preview.scale
+    alpha = square[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1, 3] / 255
+    small = cv2.resize(whole.rgba[..., 3], alpha.shape[::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(small - alpha).mean() < 0.06
+
+
+def test_an_arm_before_the_chest_does_not_stay_there() -> None:
+    rgb, matte = picture()
+    folded = STANDING.copy()
+    folded[[R_ELBOW, R_WRIST]] = (68, 110), (122, 104)
+    rgb, matte = rgb.copy(), matte.copy()
+    for place, colour in ((rgb, (200, 150, 120)), (matte, 1.0)):  # the forearm lies across the coat
+        cv2.line(place, (68, 110), (122, 104), colour, 15)
+    source = skeleton(folded)
+    transfer = MotionTransfer("limbs")
+    person = transfer.transfer(rgb, matte, source, skeleton(STANDING))
+    chest = over_grey(person, matte.shape)[95:118, 90:112]
+    assert np.abs(chest - np.array((180, 50, 50)) / 255).mean() < 0.06, "the sleeve stayed"
+    back = over_grey(transfer.transfer(rgb, matte, source, source), matte.shape)
+    assert np.abs(back - rgb / 255)[matte > 0.99].mean() < 0.02, "the photo's own pose lost its arm"
+
+
+def test_an_arm_brought_before_the_chest_is_seen() -> None:
+    rgb, matte = picture()
+    folded = STANDING.copy()
+    folded[[R_ELBOW, R_WRIST]] = (66, 108), (106, 112)
+    person = MotionTransfer().transfer(rgb, matte, skeleton(STANDING), skeleton(folded))
+    forearm = over_grey(person, matte.shape)[109:113, 84:104]
+    assert np.abs(forearm - np.array((200, 150, 120)) / 255).mean() < 0.1, "the coat lies over the forearm"
+
+
+def test_a_hat_comes_along_where_the_head_does_not_turn() -> None:
+    rgb, matte = picture()
+    cv2.rectangle(rgb, (84, 2), (116, 16), (250, 220, 10), -1)
+    cv2.rectangle(matte, (84, 2), (116, 16), 1.0, -1)
+    arms_raised = STANDING.copy()
+    arms_raised[[R_WRIST, L_WRIST]] = (40, 80), (160, 80)
+    person = MotionTransfer().transfer(rgb, matte, skeleton(STANDING), skeleton(arms_raised))
+    hat = over_grey(person, matte.shape)[4:14, 88:112]
+    assert np.abs(hat - np.array((250, 220, 10)) / 255).mean() < 0.05
+
+
+def test_a_face_fits_unless_the_head_turns() -> None:
+    moved = 0.8 * STANDING + (30, 10)
+    moved[R_WRIST] += 40
+    assert maps_between(STANDING, moved).face_fit().item() == 1
+    profile = STANDING.copy()
+    profile[list(FACE), 0] = (122, 116, 117, 98, 100)
+    assert maps_between(STANDING, profile).face_fit().item() == 0
+
+
+def test_outlines_are_sharp_at_any_size() -> None:
+    rgb, matte = picture()
+    transfer = MotionTransfer()
+    actor = transfer.analyse(*(cv2.resize(p, None, fx=4, fy=4) for p in (rgb, matte)), skeleton(STANDING * 4))
+    for scale in (1, 4):
+        alpha = transfer.pose(actor, skeleton(WALKING * scale)).rgba[..., 3]
+        soft = (alpha > 0.02) & (alpha < 0.98)
+        outline = cv2.morphologyEx(
+            (alpha > 0.5).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)
+        )
+        assert soft.sum() < 3 * outline.sum()  # an outline drawn this way is two pixels wide
+
+
+def test_depth_and_normals_come_with_the_layer() -> None:
+    torch.manual_seed(0)
+    transfer = MotionTransfer("limbs")
+    transfer.network = Motion().eval()
+    rgb, matte = picture()
+    actor = transfer.analyse(rgb, matte, skeleton(STANDING))
+    person = transfer.pose(actor, skeleton(WALKING), passes=True)
+    assert person.depth is not None
+    assert person.normals is not None
+    inside = person.rgba[..., 3] > 0
+    assert person.depth.shape == inside.shape
+    np.testing.assert_allclose(np.linalg.norm(person.normals[inside], axis=-1), 1, atol=1e-4)
+    assert not person.depth[~inside].any()
+    assert not person.normals[~inside].any()
+    assert transfer.pose(actor, skeleton(WALKING)).depth is None
 
 
 def test_an_empty_matte_is_an_error() -> None:

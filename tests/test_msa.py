@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +14,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
 from torch import nn
 
 from models import weights
 from models.msa import (
     ATTRIBUTION,
-    EdgeLoss,
     MsaGenerator,
     MsaTransfer,
     PatchGan,
-    Trainer,
-    Vgg19Loss,
-    adversarial_loss,
-    batches,
     cut_from_white,
     encode,
     import_checkpoint,
     initialise,
     pose_maps,
-    train,
     window_of,
 )
+from models.msa_training import EdgeLoss, Options, Trainer, Vgg19Loss, adversarial_loss, prepare, train
+from models.pairs import Stored, read_file
+from models.transfer_training import Machine
 from shared.errors import BadInput, MissingWeights
 from shared.skeleton import NUM_JOINTS, Skeleton
 
@@ -283,12 +282,13 @@ def test_vgg_loss_reads_torchvisions_file_and_names_what_is_missing(tmp_path: Pa
 def test_a_step_changes_both_networks_and_losses_are_finite(tmp_path: Path, kind: str) -> None:
     torch.manual_seed(0)
     write_shard(tmp_path, 1)
-    batch = next(batches(tmp_path, 1, seed=0))
+    batch = prepare(read_file(tmp_path / "0_0.npz"))
     assert batch.source.shape == batch.target.shape == (1, 3, 256, 256)
     assert batch.poses.shape == (1, 36, 256, 256)
     generator, critic = MsaGenerator(ngf=4), PatchGan(ndf=4)
     before = [{k: v.clone() for k, v in network.named_parameters()} for network in (generator, critic)]
-    losses = Trainer(generator, critic, EdgeLoss(), kind).step(batch)  # type: ignore[arg-type]
+    fabric = Fabric(accelerator="cpu", devices=1)
+    losses = Trainer(fabric, generator, critic, EdgeLoss(), kind).step(batch)  # type: ignore[arg-type]
     assert set(losses) == {"l1", "fooled", "perceptual", "critic"}
     assert np.isfinite(list(losses.values())).all()
     for network, old in zip((generator, critic), before, strict=True):
@@ -297,8 +297,9 @@ def test_a_step_changes_both_networks_and_losses_are_finite(tmp_path: Path, kind
 
 def test_training_learns_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     write_shard(tmp_path / "pairs" / "train", 2)
-    train(tmp_path / "pairs", tmp_path / "run", 1, batch=1, ngf=4)
-    train(tmp_path / "pairs", tmp_path / "run", 5, batch=1, ngf=4)
+    options = Options(Stored(tmp_path / "pairs"), tmp_path / "run", 1, batch=1, ngf=4)
+    train(options)
+    train(replace(options, steps=5, machine=Machine(precision="bf16-mixed")))
     curve = (tmp_path / "run" / "curve.jsonl").read_text().splitlines()
     first, last = (json.loads(line) for line in curve)
     assert (first["step"], last["step"]) == (1, 5)
@@ -308,14 +309,25 @@ def test_training_learns_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert saved["step"] == 5
     assert saved["trainer"]["generator_optimiser"]["state"][0]["step"] == 5
     assert json.loads((tmp_path / "run" / "weights" / "config.json").read_text())["ngf"] == 4
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
 
 
-def test_batches_need_shards_that_hold_a_batch(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="holds no pair shards"):
-        next(batches(tmp_path, 1, seed=0))
-    write_shard(tmp_path, 2)
-    with pytest.raises(BadInput, match="batch: 3 is more than any shard"):
-        next(batches(tmp_path, 3, seed=0))
+@pytest.mark.timeout(180)
+def test_two_processes_hold_the_same_networks(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_shard(tmp_path / "pairs" / "train", 1, seed)
+    options = Options(
+        Stored(tmp_path / "pairs"), tmp_path / "run", 3, batch=1, ngf=4, machine=Machine(devices=2)
+    )
+    train(options)
+    two = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert two["step"] == 3
+    train(replace(options, out=tmp_path / "alone", machine=Machine()))
+    one = torch.load(tmp_path / "alone" / "checkpoint.pt", weights_only=True)
+    key = "in1_conv1.0.weight"
+    # Two processes average the gradients of two pairs, which differ in the third step; one goes by its own.
+    assert not torch.equal(two["trainer"]["generator"][key], one["trainer"]["generator"][key])
+    assert len((tmp_path / "run" / "curve.jsonl").read_text().splitlines()) == 1
 
 
 # --- import and use

@@ -12,14 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import mocap
-from models.people import (
-    Camera,
-    correspondence,
-    generate,
-    joints_seen,
-    look_at,
-    perspective,
-)
+from models.drawing import Camera, joints_seen, look_at, perspective
+from models.people import Correspondence
 from models.wardrobe import Body, read_mhclo, read_obj
 from shared.errors import BadInput
 from shared.skeleton import L_SHOULDER, NOSE, R_SHOULDER
@@ -154,15 +148,13 @@ def test_correspondence_finds_seen_surface_and_marks_the_rest() -> None:
     target = np.zeros((32, 32, 4), dtype=np.float32)
     target[4, 5] = (1.0, 2.0, 0.0, 1)  # seen at column 10, row 20
     target[6, 7] = (-3.0, 4.0, 0.0, 1)  # only the mirrored place is seen
-    flow, visible = correspondence(source, target)
-    np.testing.assert_allclose(flow[4, 5].astype(float) * 64, (10.5, 20.5), atol=0.05)
-    np.testing.assert_allclose(flow[6, 7].astype(float) * 64, (30.5, 40.5), atol=1)
+    flow, visible = Correspondence(source).find(target)
+    np.testing.assert_allclose(flow[4, 5].astype(float) * 64, (10, 20), atol=0.05)
+    np.testing.assert_allclose(flow[6, 7].astype(float) * 64, (30, 40), atol=1)
     assert (visible[4, 5], visible[6, 7], visible.sum()) == (1, 2, 3)
-
-
-def test_no_pairs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="--pairs: is 0"):
-        list(generate(tmp_path, 0, 1))
+    nobody = Correspondence(np.zeros((64, 64, 4), dtype=np.float32)).find(target)
+    assert not nobody[0].any()
+    assert not nobody[1].any()
 
 
 def test_missing_people_data_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
-from server_process import REAL, TINY, servers
+from server_process import REAL, TINY, servers, wait_until_running
 from tiny_server import bright_person, cut_out
 
 from shared import messages
@@ -36,6 +36,7 @@ from shared.errors import (
 )
 from shared.messages import Detect, Failed, Insert, Place, Progress, Refine, Transfer
 from shared.skeleton import Skeleton
+from shared.where import Where
 
 pytestmark = pytest.mark.timeout(60)
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and file modes")
@@ -79,13 +80,6 @@ def answer_to(dealer, frames, seconds=5.0):
     return msgpack.unpackb(header)
 
 
-def wait_until_running(client, job):
-    end = time.monotonic() + 10
-    while client.status().running != job:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 # ---- every request ---------------------------------------------------------------------------------------
 
 
@@ -118,7 +112,9 @@ def test_transfer_brings_back_the_layers_pixels(client):
 def test_insert_reports_its_stages_in_order(client):
     seen: list[Progress] = []
     answer, (layer,) = client.run(
-        Insert(at=(7.0, 8.0), seed=5, candidates=4), [SCENE, ACTOR[:, ::1]], on_progress=seen.append
+        Insert(where=Where(feet=(7.0, 8.0)), seed=5, candidates=4),
+        [SCENE, ACTOR[:, ::1]],
+        on_progress=seen.append,
     )
     assert (answer.x, answer.y, answer.seed) == (7, 8, 5)
     assert [(p.seq, p.stage, p.index, p.count) for p in seen] == [(i, f"stage {i}", i, 4) for i in range(4)]

@@ -36,6 +36,26 @@ def test_codec_round_trip(places: list[tuple[float, float]], known: list[bool]) 
     assert (maps[0][~torch.tensor(known)] == -1).all()
 
 
+@settings(max_examples=30, deadline=None)
+@given(PLACES)
+def test_between_the_cells_the_codec_is_exact(places: list[tuple[float, float]]) -> None:
+    people = torch.tensor([[*xy, 1.0] for xy in places])
+    codec = Codec(subpixel=True)
+    decoded = codec.decode(codec.encode(people[None, None], torch.ones(1, 1, dtype=torch.bool)))[0]
+    # At the border a cell has no neighbour to go by.
+    inside = people[:, :2].abs() < 0.5 - 1 / codec.grid
+    away = (decoded - people)[:, :2].abs()
+    assert (away * inside).max() < 0.02 / codec.grid
+    assert away.max() <= 0.5 / codec.grid + 1e-6
+
+
+def test_subpixel_keeps_limbs_human(shared_data: Path) -> None:
+    val = read_coco(shared_data / "coco" / "coco_multi_2to8_ge8kp.npz", val=True)
+    cell, between = (wgan.codec_error(val, subpixel=subpixel, count=300) for subpixel in (False, True))
+    assert between["cells"] < 0.02 < 0.3 < cell["cells"]
+    assert between["bones"] > cell["bones"] + 0.04
+
+
 def test_people_are_merged_by_their_maximum(batch: Batch) -> None:
     codec = Codec()
     context, present = torch.from_numpy(batch.context), torch.from_numpy(batch.present)

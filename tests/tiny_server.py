@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server process with a small pipeline: no network, but every answer is computed from the request's pixels.
 
-How long it takes is in the request: `insert` runs `candidates` stages of `seed` milliseconds each.
+How long it takes is in the request: `insert` runs `candidates` stages of `seed` milliseconds each, `preview` takes
+`size` milliseconds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from server.serve import Server, run_until_stopped
 from shared import messages
-from shared.errors import MissingWeights, NoActor, NoContext
+from shared.errors import ActorUnknown, MissingWeights, NoActor, NoContext
 from shared.limits import Limits
 from shared.messages import Answer, Array, Request
 from shared.skeleton import NUM_JOINTS, Skeleton
@@ -45,6 +46,7 @@ class TinyPipeline:
     def __init__(self, warm_up_seconds: float = 0.0, broken: bool = False) -> None:
         self.warm_up_seconds = warm_up_seconds
         self.broken = broken
+        self.analysed: set[str] = set()
 
     def warm_up(self, progress: Callable[[str], None]) -> None:
         progress("detect")
@@ -83,6 +85,18 @@ class TinyPipeline:
                 return messages.Transferred(3, 4), [cut_out(blobs[0])]
             case messages.Insert():
                 return self.insert(request, *blobs, progress)
+            case messages.Analyse():
+                photo, person = messages.picture_hash(blobs[0]), bright_person(blobs[0])
+                if person is None:
+                    raise NoActor("actor: shows no person", "Choose a photo of a person", "actor")
+                self.analysed.add(photo)
+                return messages.Analysed(photo, person.to_openpose()), [cut_out(blobs[0])[..., 3]]
+            case messages.Preview():
+                if request.actor not in self.analysed:
+                    raise ActorUnknown("actor: is not analysed", "Send `analyse` first", "actor")
+                time.sleep(request.size / 1000)
+                x, y = (int(value) for value in request.skeleton[:2])
+                return messages.Previewed(x, y, 2.0), [np.full((request.size, request.size, 4), 7, np.uint8)]
 
     def insert(
         self, request: messages.Insert, scene: Array, actor: Array, progress: Callable[[str, int, int], None]
@@ -97,7 +111,7 @@ class TinyPipeline:
             raise NoActor("actor: shows no person", "Choose a photo of a person", "actor")
         if request.generator == "crash":
             raise ZeroDivisionError("a fault of ours")
-        x, y = request.at or (0.0, 0.0)
+        x, y = request.where.feet or (0.0, 0.0)
         if request.generator == "float64":
             return messages.Transferred(0, 0), [np.zeros((4, 4, 4))]
         if request.generator == "numpy":
@@ -114,6 +128,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=0.0)
     parser.add_argument("--broken", action="store_true")
     parser.add_argument("--grace", type=float, default=5.0)
+    parser.add_argument("--idle", type=float)
     parser.add_argument("--limits", default="{}", help="JSON")
     parser.add_argument("--host", default="127.0.0.1")
     given = parser.parse_args()
@@ -125,6 +140,7 @@ def main() -> None:
             limits=msgspec.json.decode(given.limits, type=Limits),
             weights=lambda: {"transfer/tiny": "0" * 64},
             grace=given.grace,
+            idle=given.idle,
         )
     )
     sys.exit(code)

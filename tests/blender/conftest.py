@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blender 5.0 as a module, with the built zip installed as a user installs it."""
+"""Blender as a module, with the built zip installed as a user installs it."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,11 @@ import bpy  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from shot import render_shot  # noqa: E402
+
 ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "addon" / "demo"
 MODULE = "bl_ext.user_default.walkon"
 
 
@@ -53,9 +59,11 @@ def installed() -> Iterator[str]:
 def preferences(installed: str) -> Iterator[SimpleNamespace]:
     """The add-on's preferences as they are after the installation; put back after the test."""
     prefs = bpy.context.preferences.addons[installed].preferences
-    names = ("server", "connection_file", "auto_start")
+    names = ("server", "connection_file", "auto_start", "actors")
     before = {name: getattr(prefs, name) for name in names}
     yield prefs
+    # Looked up again: a test that switches the add-on off leaves `prefs` pointing nowhere.
+    prefs = bpy.context.preferences.addons[installed].preferences
     for name, value in before.items():
         setattr(prefs, name, value)
 
@@ -102,3 +110,75 @@ def read_png(path: Path) -> np.ndarray:
     array = (values * 255 + 0.5).astype(np.uint8).reshape(image.size[1], image.size[0], -1)[::-1]
     bpy.data.images.remove(image)
     return array[..., :3]
+
+
+def part(name: str):
+    return importlib.import_module(f"{MODULE}.{name}")
+
+
+def state():
+    return bpy.context.window_manager.walkon
+
+
+@pytest.fixture
+def with_server(preferences: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The add-on knows where the server is; it starts it when it is first needed, once for all these tests."""
+    preferences.server = str(server_python())
+    preferences.connection_file = str(tmp_path_factory.getbasetemp() / "server.json")
+
+
+@pytest.fixture(scope="session")
+def shot_picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's shot, rendered small."""
+    path = tmp_path_factory.mktemp("shot") / "shot.png"
+    render_shot(path, 50, 4)
+    return path
+
+
+@pytest.fixture
+def shot(scene: bpy.types.Scene, shot_picture: Path) -> bpy.types.Scene:
+    """An empty scene with the shot as its picture."""
+    image = bpy.data.images.load(str(shot_picture))
+    scene.render.resolution_x, scene.render.resolution_y = image.size
+    scene.walkon.source, scene.walkon.image = "IMAGE", image
+    scene.walkon.actor = str(DEMO / "actor.png")
+    return scene
+
+
+def fails(operator, message: str, fix: str, mend: str = "", **arguments: object) -> None:
+    """The operator raises in a script; the panel shows the message, the fix and the button that mends it."""
+    with pytest.raises(RuntimeError) as raised:
+        operator(**arguments)
+    shown = state()
+    assert message in shown.error, shown.error
+    assert fix in shown.error_fix, shown.error_fix
+    assert shown.error_operator == mend
+    assert f"{shown.error}. {shown.error_fix}" in str(raised.value)
+    assert not shown.job
+    if mend:
+        module, _, name = mend.partition(".")
+        getattr(getattr(bpy.ops, module), name).get_rna_type()  # the button exists
+
+
+def begin(kind: type) -> SimpleNamespace:
+    """What an operator's `invoke` does, without a window; `end` does the rest."""
+    jobs = part("jobs")
+    bases = (SimpleNamespace, jobs.Kept) if issubclass(kind, jobs.Kept) else (SimpleNamespace,)
+    name = "walkon." + kind.__name__.removeprefix("WALKON_OT_")
+    operator = type("Operator", bases, {})(fetch="", bl_idname=name, bl_label=kind.bl_label, label=kind.label)
+    operator.work = lambda scene: kind.work(operator, scene)
+    operator.apply = lambda scene, result: kind.apply(operator, scene, result)
+    jobs.Job._begin(operator, bpy.context)
+    return operator
+
+
+def end(operator: SimpleNamespace) -> None:
+    """Waits for what `begin` began, and finishes it as `modal` does.
+
+    Raises:
+        WalkOnError: what the panel would show.
+    """
+    jobs = part("jobs")
+    while operator._task not in jobs._ended:
+        jobs.pump(wait=0.1)
+    jobs.Job._finish(operator)

@@ -16,6 +16,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, read_png, server_python, zip_file
 
+pytestmark = pytest.mark.skipif(
+    bpy.app.version < (5, 0), reason="build.py runs the demo in Blender 5.0; older ones cannot open its shot"
+)
+
 SCRIPT = ROOT / "addon" / "demo" / "run.py"
 
 
@@ -53,7 +57,7 @@ def test_the_demo_puts_a_person_into_the_shot(installed: str, tmp_path: Path) ->
     bpy.ops.wm.open_mainfile(filepath=str(out / "demo.blend"))
     work = bpy.context.scene.walkon
     assert len(work.layers) == 1
-    assert work.layer.image.packed_file is not None
+    assert work.layer.version.image.packed_file is not None
     assert work.layer.x == pytest.approx(layer["x"])
 
 
