@@ -21,22 +21,18 @@ from numpy.typing import NDArray
 
 from models.images import Picture, picture_from_array
 from models.weights import sha256
+from server.poses import (
+    check_pose,
+    lacking,
+    missing_pairs,
+    standing_at,
+    turned_away,
+    upright,
+    what_the_photo_shows,
+)
 from shared import __version__, messages
 from shared.errors import BadImage, BadInput, Cancelled, NoActor, NoContext, PartialActor
-from shared.skeleton import (
-    BODY_JOINTS,
-    FACE,
-    L_ANKLE,
-    L_HIP,
-    L_KNEE,
-    L_SHOULDER,
-    NUM_JOINTS,
-    R_ANKLE,
-    R_HIP,
-    R_KNEE,
-    R_SHOULDER,
-    Skeleton,
-)
+from shared.skeleton import BODY_JOINTS, FACE, Skeleton
 from shared.where import Where
 
 if TYPE_CHECKING:
@@ -64,9 +60,6 @@ MIN_ACTOR = 64
 _ABOVE_JOINTS = (
     1.15  # height of a person over that of the joints: the head above the eyes, the feet below the ankles
 )
-
-_MIN_JOINTS = 6  # known joints of a pose: fewer are no pose but a slip
-_MAX_ENLARGEMENT = 16.0  # of the person over the photo: beyond it the scale is a slip and the layer a blur
 
 _COLOUR_PEOPLE = 3  # so many of the scene's people are enough to take colours and sharpness from
 
@@ -286,7 +279,7 @@ class Pipeline:
                 "Use a larger photo, or one that was taken from nearer",
                 "actor",
             )
-        missing = _missing_pairs(skeleton)
+        missing = missing_pairs(skeleton)
         if "shoulders" in missing or "hips" in missing:
             raise PartialActor(
                 f"actor: the photo does not show the {' and '.join(missing)}",
@@ -488,8 +481,8 @@ class Pipeline:
         doubts: list[str] = []
         with clock.stage("place"):
             if skeleton is not None:
-                _check_pose(skeleton, who.skeleton)
-                target = _standing_at(skeleton, where.feet) if where.feet is not None else skeleton
+                check_pose(skeleton, who.skeleton)
+                target = standing_at(skeleton, where.feet) if where.feet is not None else skeleton
             else:
                 if not people:
                     raise NoContext(
@@ -517,9 +510,9 @@ class Pipeline:
                 from models.motion import with_carried_face
 
                 target = with_carried_face(who.skeleton, target)
-                doubts += _turned_away(where, target)
-        target = _what_the_photo_shows(target, who.skeleton)
-        doubts += _lacking(who.skeleton, target)
+                doubts += turned_away(where, target)
+        target = what_the_photo_shows(target, who.skeleton)
+        doubts += lacking(who.skeleton, target)
         with clock.stage("matte"):
             matte = self.cut_out(who)
         with clock.stage("transfer"):
@@ -618,11 +611,11 @@ class Pipeline:
         with clock.stage("detect"):
             who = self.find_actor(_picture(blobs[0], "actor"), request.actor_person)
             wanted = Skeleton.from_openpose(request.skeleton, "skeleton")
-            _check_pose(wanted, who.skeleton)
+            check_pose(wanted, who.skeleton)
         with clock.stage("matte"):
             matte = self.cut_out(who)
         with clock.stage("transfer"):
-            target = _what_the_photo_shows(wanted, who.skeleton)
+            target = what_the_photo_shows(wanted, who.skeleton)
             person = self.transfer(who, matte, target, request.generator, request.passes)
             layer = finish.to_layer(person)
             passes = _passes(person, layer) if request.passes else ()
@@ -630,7 +623,7 @@ class Pipeline:
             layer.x,
             layer.y,
             layer.scale,
-            warnings=[*who.warnings, *_lacking(who.skeleton, target)],
+            warnings=[*who.warnings, *lacking(who.skeleton, target)],
             seconds=clock.seconds,
             versions=versions(),
             weights=self.weights(request.generator),
@@ -658,8 +651,8 @@ class Pipeline:
 
         actor = self.analysed.get(request.actor, request.actor_person)
         wanted = Skeleton.from_openpose(request.skeleton, "skeleton")
-        _check_pose(wanted, actor.source)
-        target = _what_the_photo_shows(wanted, actor.source)
+        check_pose(wanted, actor.source)
+        target = what_the_photo_shows(wanted, actor.source)
         answer, square = paint(self.motion, actor, target, request.size)
         return answer, [square]
 
@@ -674,7 +667,7 @@ class Pipeline:
         """
         report = progress or (lambda stage: None)
         noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
-        person = _upright((320.0, 60.0), 300.0)
+        person = upright((320.0, 60.0), 300.0)
         report("detect")
         self.pose.estimate(noise, person.box)
         self.detect(noise)
@@ -727,51 +720,6 @@ def _on_the_wire(candidates: Sequence[Candidate]) -> list[messages.Candidate]:
     return [messages.Candidate(c.skeleton.to_openpose(), c.score, c.warning) for c in candidates]
 
 
-_PAIRS = {
-    "shoulders": (R_SHOULDER, L_SHOULDER),
-    "hips": (R_HIP, L_HIP),
-    "knees": (R_KNEE, L_KNEE),
-    "ankles": (R_ANKLE, L_ANKLE),
-}
-
-
-def _missing_pairs(skeleton: Skeleton) -> list[str]:
-    """Names of the pairs of joints of which neither side is visible, from the top down."""
-    return [name for name, pair in _PAIRS.items() if not skeleton.visible[list(pair)].any()]
-
-
-def _what_the_photo_shows(target: Skeleton, source: Skeleton) -> Skeleton:
-    """The target without the leg joints that the photo shows of neither leg: they can't be painted."""
-    visible = target.visible.copy()
-    for name in _missing_pairs(source):
-        visible[list(_PAIRS[name])] = False
-    if not visible[list(_PAIRS["knees"])].any():
-        visible[list(_PAIRS["ankles"])] = False
-    return Skeleton(target.xy, visible, target.score)
-
-
-def _check_pose(wanted: Skeleton, actor: Skeleton) -> None:
-    """Raises BadInput where a pose that somebody gave cannot be meant: hardly a joint, or of a wrong scale."""
-    from models.motion import tensors
-    from models.parts import torso_length
-
-    known = int(wanted.visible.sum())
-    if known < _MIN_JOINTS:
-        raise BadInput(
-            f"skeleton: only {known} of its {NUM_JOINTS} joints are known, not at least {_MIN_JOINTS}",
-            "Give shoulders, hips and the limbs that shall be seen",
-            "skeleton",
-        )
-    larger = float(torso_length(*tensors(wanted))[0] / torso_length(*tensors(actor))[0])
-    if larger > _MAX_ENLARGEMENT:
-        raise BadInput(
-            f"skeleton: is {larger:.0f} times as large as the person in the actor photo, not at most"
-            f" {_MAX_ENLARGEMENT:.0f} times",
-            "Scale the skeleton to the scene, or use a larger photo",
-            "skeleton",
-        )
-
-
 def _passes(person: Person, layer: Layer) -> tuple[NDArray[Any], ...]:
     """Depth `(h, w)` float16 and normals `(h, w, 3)` uint8 of the layer, as messages.Transferred has them."""
     from models.finish import overlap
@@ -799,45 +747,3 @@ def _own_colors(person: Person, layer: Layer) -> NDArray[np.uint8]:
     straight = np.clip(painted[..., :3] / np.maximum(alpha, 1e-4), 0.0, 1.0) * 255.0
     rgb[into] = np.where(alpha > 0.05, np.rint(straight), rgb[into]).astype(np.uint8)
     return rgb
-
-
-def _turned_away(where: Where, target: Skeleton) -> list[str]:
-    """A warning where the head, which keeps the photo's view of it, does not face the way that was asked for."""
-    from models.wishes import facing
-
-    found = facing(target)
-    if where.facing is None or found == where.facing:
-        return []
-    return [
-        f"facing: the body was placed facing {where.facing}, but a head keeps the view of the actor photo, which"
-        f" faces {found or 'the camera or away'}; use a photo that faces {where.facing}"
-    ]
-
-
-def _lacking(source: Skeleton, target: Skeleton) -> list[str]:
-    """Warnings about parts that the pose shows and the photo does not, beyond what `find_actor` says."""
-    from models.motion import missing_parts
-
-    return [
-        f"The pose shows the {part}, and the actor photo does not; that part is left out or made up"
-        for part in missing_parts(source, target)
-    ]
-
-
-def _standing_at(skeleton: Skeleton, at: tuple[float, float]) -> Skeleton:
-    """The skeleton moved so that the middle of its feet (or its lowest point) is at that pixel."""
-    ankles = [j for j in (R_ANKLE, L_ANKLE) if skeleton.visible[j]]
-    x = float(skeleton.xy[ankles, 0].mean()) if ankles else float(skeleton.xy[skeleton.visible, 0].mean())
-    return skeleton.transformed(1.0, (at[0] - x, at[1] - float(skeleton.box[3])))
-
-
-def _upright(top: tuple[float, float], height: float) -> Skeleton:
-    """A person standing straight, seen from the front: the warm-up's target."""
-    # x and y of the joints in units of the height, about the nose.
-    pose = [
-        (0.0, 0.0), (0.0, 0.11),
-        (-0.12, 0.11), (-0.15, 0.30), (-0.16, 0.47), (0.12, 0.11), (0.15, 0.30), (0.16, 0.47),
-        (-0.07, 0.45), (-0.07, 0.72), (-0.07, 1.0), (0.07, 0.45), (0.07, 0.72), (0.07, 1.0),
-        (-0.02, -0.02), (0.02, -0.02), (-0.05, -0.01), (0.05, -0.01),
-    ]  # fmt: skip
-    return Skeleton(np.array(pose) * height + np.array(top), np.ones(NUM_JOINTS, bool))

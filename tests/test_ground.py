@@ -12,10 +12,11 @@ from models.anatomy import installed
 from models.ground import GroundLooks
 from models.judgement import Figures, figures
 from server.evaluate import evaluate_ground
-from server.pipeline import Pipeline, _upright
+from server.pipeline import Pipeline
+from server.poses import upright
 from shared.skeleton import L_ANKLE, L_KNEE, R_ANKLE, R_KNEE, Skeleton
 
-STATURE = 105.0  # of a person of `_upright` who is 120 px from nose to ankles
+STATURE = 105.0  # of a person of `upright` who is 120 px from nose to ankles
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def scene() -> np.ndarray:
 
 @pytest.fixture
 def person() -> Skeleton:
-    return _upright((150.0, 230.0), 120.0)  # the feet at about 358
+    return upright((150.0, 230.0), 120.0)  # the feet at about 358
 
 
 def belief(looks: GroundLooks, *feet: tuple[float, float]) -> list[float]:

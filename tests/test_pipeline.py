@@ -11,7 +11,8 @@ import pytest
 from models.finish import composite
 from models.images import Picture, load_picture
 from server.evaluate import evaluate_inserts, fit_actors
-from server.pipeline import STAGES, Pipeline, _lacking
+from server.pipeline import STAGES, Pipeline
+from server.poses import lacking
 from shared import messages
 from shared.errors import Cancelled, NoActor, WalkOnError
 from shared.skeleton import FACE, L_ANKLE, L_KNEE, R_ANKLE, R_KNEE, Skeleton
@@ -142,8 +143,8 @@ def test_a_face_that_the_photo_lacks_is_warned_about(
     pose = pipeline.insert(scene, actor).skeleton
     from_behind = Skeleton(who.skeleton.xy, [j not in FACE for j in range(18)])
     assert pose.visible[list(FACE)].any()
-    assert any("the face" in warning for warning in _lacking(from_behind, pose))
-    assert _lacking(who.skeleton, pose) == []
+    assert any("the face" in warning for warning in lacking(from_behind, pose))
+    assert lacking(who.skeleton, pose) == []
 
 
 def test_the_largest_of_several_actors_is_taken_and_said(pipeline: Pipeline, shared_data: Path) -> None:

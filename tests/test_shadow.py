@@ -8,7 +8,7 @@ import pytest
 
 from models.motion import Person
 from models.shadow import darkness, with_shadow
-from server.pipeline import _upright
+from server.poses import upright
 from shared.errors import BadInput
 from shared.skeleton import L_ANKLE, L_KNEE, R_ANKLE, R_KNEE, Skeleton
 
@@ -17,7 +17,7 @@ GREY = np.full((480, 640, 3), 128, np.uint8)
 
 @pytest.fixture
 def pose() -> Skeleton:
-    return _upright((300.0, 100.0), 240.0)  # ankles at 340
+    return upright((300.0, 100.0), 240.0)  # ankles at 340
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from models.suitability import fitted, shown_of, suitability, unfit
-from server.pipeline import _upright
+from server.poses import upright
 from shared.skeleton import (
     FACE,
     L_ANKLE,
@@ -26,7 +26,7 @@ SIZE = (1000, 1000)
 
 @pytest.fixture
 def standing() -> Skeleton:
-    return _upright((500.0, 100.0), 600.0)
+    return upright((500.0, 100.0), 600.0)
 
 
 def test_its_own_view_is_perfect_at_any_size(standing: Skeleton) -> None:
