@@ -114,7 +114,7 @@ def _pixel(matrix: Matrix, event: bpy.types.Event) -> Vector:
 def _choose_at(scene: bpy.types.Scene, at: Vector, reach: float) -> set[str]:
     """A click on another suggestion chooses it; a click on nothing is left to Blender."""
     work = scene.walkon
-    if not work.show_candidates or not work.show_overlay:
+    if not overlay.suggests(scene) or not work.show_overlay:
         return {"PASS_THROUGH"}
     for index, candidate in enumerate(work.candidates):
         if index != work.candidate_index and posing.nearest_joint(candidate.skeleton, at, reach) is not None:

@@ -36,7 +36,7 @@ _SIDE = {"L": (0.25, 0.55, 1.0, 1.0), "": (1.0, 1.0, 1.0, 1.0), "R": (1.0, 0.4, 
 _HANDLE, _ACTIVE, _HIDDEN = (1.0, 1.0, 1.0, 1.0), (1.0, 0.85, 0.1, 1.0), (1.0, 1.0, 1.0, 0.3)
 
 _handles: list[tuple[Any, object]] = []
-_cached: dict[int, gpu.types.GPUBatch | None] = {}  # by scene
+_cached: dict[tuple[int, bool], gpu.types.GPUBatch | None] = {}  # by scene and `suggests`
 
 
 def refresh() -> None:
@@ -100,6 +100,12 @@ def posed_points(scene: bpy.types.Scene) -> tuple[NDArray[np.float64], NDArray[n
     return points, shown, skeleton_rig.active_joint(rig)
 
 
+def suggests(scene: bpy.types.Scene) -> bool:
+    """Whether all suggestions are drawn: not where the armature is out of sight and a finished layer is looked at."""
+    work = scene.walkon
+    return work.show_candidates and (work.rig is None or work.rig.visible_get())
+
+
 def still_lines(scene: bpy.types.Scene) -> tuple[list[tuple[float, float]], list[Colour]]:
     """Ends and colours of the lines that no pose edit changes: people, other suggestions, the box."""
     work = scene.walkon
@@ -108,7 +114,7 @@ def still_lines(scene: bpy.types.Scene) -> tuple[list[tuple[float, float]], list
     for index, person in enumerate(work.people):
         if work.rig is None or work.rig_shows != "PERSON" or work.rig_person != index:
             _add(points, colours, person.skeleton, person_colour(index) if person.enabled else _UNUSED)
-    if work.show_candidates:
+    if suggests(scene):
         for index, candidate in enumerate(work.candidates):
             if index != work.candidate_index or work.rig is None or work.rig_shows != "CANDIDATE":
                 _add(points, colours, candidate.skeleton, _PINNED if candidate.pinned else _FAINT)
@@ -148,7 +154,7 @@ def _draw() -> None:
     matrix = region_matrix(context)
     if matrix is None:
         return
-    key = scene.session_uid
+    key = scene.session_uid, suggests(scene)
     if key not in _cached:
         points, colours = still_lines(scene)
         _cached[key] = _batch("POLYLINE_FLAT_COLOR", "LINES", points, colours) if points else None

@@ -262,7 +262,7 @@ class PosingProperties:
     )
     show_candidates: BoolProperty(
         name="Show All Suggestions",
-        description="Draw the other suggestions too, fainter than the one that is chosen",
+        description="Draw the other suggestions too, fainter than the one that is chosen, until a layer is made",
         default=True,
         update=_redraw,
     )

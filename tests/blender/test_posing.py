@@ -383,6 +383,15 @@ def test_what_is_drawn_is_in_pixels_and_made_once(posed: bpy.types.Scene) -> Non
     assert np.allclose(points[0], work.people[0].skeleton.xy[1])
     work.show_candidates = False
     assert len(overlay.still_lines(posed)[0]) == 2 * 17 * 2
+    work.show_candidates = True
+    part("pose_operators").hide_posed(posed, True)
+    assert len(overlay.still_lines(posed)[0]) == 2 * 17 * 2, (
+        "a finished layer is looked at without suggestions"
+    )
+    assert part("drag_tool")._choose_at(posed, Vector(work.candidates[1].skeleton.xy[0]), 5.0) == {
+        "PASS_THROUGH"
+    }
+    part("pose_operators").hide_posed(posed, False)
     joints, shown, _ = overlay.posed_points(posed)
     assert np.allclose(joints, work.candidate.skeleton.xy, atol=0.01)
     assert shown.all()
