@@ -30,11 +30,13 @@ class ActorProperties:
 
 def _chosen(_state: object) -> int:
     actor = bpy.path.abspath(bpy.context.scene.walkon.actor)
-    return next((item[4] for item in actors.items(None, None) if item[0] == actor), 0)
+    items = actors.items(None, None)
+    return next((item[4] for item in items if item[0] == actor), items[-1][4])
 
 
 def _choose(_state: object, index: int) -> None:
-    bpy.context.scene.walkon.actor = actors.items(None, None)[index][0]
+    chosen = actors.items(None, None)[index][0]
+    bpy.context.scene.walkon.actor = "" if chosen == actors.NOBODY else chosen
 
 
 class LibraryProperties:

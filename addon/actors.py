@@ -13,10 +13,12 @@ from .preferences import preferences
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"}
 
+NOBODY = "NOBODY"
+
 _previews: bpy.utils.previews.ImagePreviewCollection | None = None
 _looks: dict[tuple[str, float], Look] = {}
 _listed: tuple[str, float, list[Path]] = ("", 0.0, [])
-_items: list[tuple[str, str, str, int, int]] = []
+_items: list[tuple[str, str, str, int | str, int]] = []
 
 
 def folder() -> Path:
@@ -41,15 +43,16 @@ def photos() -> list[Path]:
     return _listed[2]
 
 
-def items(_state: object, _context: object) -> list[tuple[str, str, str, int, int]]:
-    """The photos as an enum's items. Blender keeps no copy of the texts, so the list must stay."""
+def items(_state: object, _context: object) -> list[tuple[str, str, str, int | str, int]]:
+    """The photos as an enum's items, and last `NOBODY`. Blender keeps no copy of the texts, so the list must stay."""
     global _items
     wanted = [str(path) for path in photos()]
-    if [item[0] for item in _items] != wanted:
+    if [item[0] for item in _items[:-1]] != wanted or not _items:
         _items = [
             (path, Path(path).stem, f"Take {Path(path).name}", _thumbnail(path), index)
             for index, path in enumerate(wanted)
         ]
+        _items.append((NOBODY, "No Photo", "No photo of the library is chosen", "USER", len(wanted)))
     return _items
 
 

@@ -197,14 +197,20 @@ def test_the_library_is_a_folder_of_photos(
     kept = tmp_path / "library" / "actor.png"
     assert kept.read_bytes() == (DEMO / "actor.png").read_bytes()
     assert work.actor == str(kept)
-    assert [item[:2] for item in actors.items(None, None)] == [(str(kept), "actor")]
+    nobody = (actors.NOBODY, "No Photo")
+    assert [item[:2] for item in actors.items(None, None)] == [(str(kept), "actor"), nobody]
     fails(bpy.ops.walkon.add_actor, "The library has a photo actor.png already", "Rename one of them")
     (tmp_path / "library" / "b.txt").write_text("no photo")
     (tmp_path / "library" / "Zoe.JPG").write_bytes(kept.read_bytes())
-    assert [item[1] for item in actors.items(None, None)] == ["Zoe", "actor"]
+    assert [item[1] for item in actors.items(None, None)] == ["Zoe", "actor", "No Photo"]
     state().library = str(tmp_path / "library" / "Zoe.JPG")
     assert work.actor == str(tmp_path / "library" / "Zoe.JPG")
     assert state().library == work.actor
+    state().library = actors.NOBODY
+    assert work.actor == ""
+    assert state().library == actors.NOBODY, "no photo stands for one that is not chosen"
+    work.actor = str(DEMO / "actor.png")
+    assert state().library == actors.NOBODY
     assert "library" in draw()
 
 
