@@ -29,6 +29,7 @@ from .carry import render, resized, spread_colours, without_arms
 from .parts import (
     BONES,
     NUM_PARTS,
+    Body,
     PartMaps,
     limb_prior,
     pixel_grid,
@@ -40,6 +41,8 @@ MARGIN = 0.55
 """Room around the known joints, in torsos: hair and hat above the eyes, hands beyond wrists, feet beyond ankles."""
 _TORSO_METRES = 0.5
 """Neck to mid-hip of a grown-up: what a torso is taken for where metres are asked for."""
+_SPOT = 0.1
+"""Standard deviation of what marks a facial joint for the network, in torsos."""
 _MAX_LAYER = 6000
 """Largest side of a layer in pixels: above it a skeleton is a slip, and memory would pass 2 GB."""
 
@@ -133,6 +136,13 @@ class _Residual(nn.Module):
         return x + self.second(self.first(x))
 
 
+def _facial_joints(body: Body, size: int) -> Tensor:
+    """A soft spot at each known facial joint, `(B, 5, size * size)`: which way somebody faces, and so the feet point."""
+    joints = list(FACE)
+    squared = (pixel_grid(size)[:, None] - body.xy[:, joints, None]).square().sum(-1)
+    return torch.exp(-squared / (2 * (_SPOT * body.torso[:, None, None]) ** 2)) * body.known[:, joints, None]
+
+
 class Motion(nn.Module):
     """U-Net at 64 px over the parts' warped photos, with an alpha head at 256 px.
 
@@ -148,6 +158,7 @@ class Motion(nn.Module):
     SIZE = 64
     PHOTO = 256
     PER_PART = 9  # warped premultiplied RGBA, source point, distance, ownership, prior logit
+    OTHER = 5 + 2 * len(FACE)  # the photo, the prior's alpha, facial joints of both
     MAX_CORRECTION = 0.15  # of the frame
 
     HEADS = (NUM_PARTS, 2, 1, 1, 3, 1, 3)
@@ -155,16 +166,16 @@ class Motion(nn.Module):
 
     def __init__(
         self,
-        channels: tuple[int, ...] = (40, 64, 96, 128),
+        channels: tuple[int, ...] = (48, 96, 160, 256),
         alpha_channels: int = 24,
-        blocks: tuple[int, ...] = (1, 2, 2),
+        blocks: tuple[int, ...] = (2, 3, 3),
     ) -> None:
         super().__init__()
         self.config: dict[str, object] = {
             "channels": list(channels), "alpha_channels": alpha_channels, "blocks": list(blocks),
         }  # fmt: skip
         steps = range(len(channels) - 1)
-        self.stem = _block(NUM_PARTS * self.PER_PART + 5, channels[0])
+        self.stem = _block(NUM_PARTS * self.PER_PART + self.OTHER, channels[0])
         self.down = nn.ModuleList(
             nn.Sequential(
                 _block(channels[i], channels[i + 1], 2),
@@ -216,6 +227,8 @@ class Motion(nn.Module):
                 prior.clamp_min(-20) / 10,
                 small.flatten(2),
                 prior_alpha.amax(1, keepdim=True),
+                _facial_joints(maps.source, size),
+                _facial_joints(maps.target, size),
             ]
             features = torch.cat(planes, 1).reshape(batch, -1, size, size)
             prior = prior.reshape(batch, NUM_PARTS, size, size)
