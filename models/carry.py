@@ -134,7 +134,7 @@ def _occupied(maps: PartMaps, outline: Tensor | None, edge: float, size: int) ->
         maybe = distance.amin(1) < 2.9
     else:
         inside = F.adaptive_max_pool2d(outline, coarse).reshape(1, -1) + edge
-        maybe = (inside > -_STANDS_OFF) | ((inside > -_HAT) & (distance[:, 1] < 2.9))
+        maybe = (inside > -_STANDS_OFF) | ((inside > -_HAIR) & (distance[:, 1] < 2.9))
     if float(maps.change()) < 0.99:
         # Close to the photo's own pose the photo's matte counts wherever it is.
         maybe = torch.ones_like(maybe)
@@ -224,12 +224,12 @@ def render(
             # The network knows bodies, the matte how far this one's clothes and hair stand off: it decides just beyond
             # the network's outline. All of a head is the photo's, if that is turned as it should be; a second one that
             # the network would draw beside it is none.
-            inside, own_head = _between(outline, at)[0], _HAT * hat * share[1]
-            beyond = inside + own_head.clamp_min(_STANDS_OFF)
+            inside, own_head = _between(outline, at)[0], hat * share[1]
+            beyond = inside + (_HAIR * own_head).clamp_min(_STANDS_OFF)
             # The parts' own alpha is no finer than their ownership; at the matte's edge the matte itself is read.
             there = matte_there.minimum(2 * part_alpha.amax(0))
             alpha = there.minimum(0.5 + beyond / edge)
-            alpha = alpha.maximum(0.5 + (inside - own_head) / edge).clamp(0, 1)
+            alpha = alpha.maximum(0.5 + (inside - _SECOND_HEAD * own_head) / edge).clamp(0, 1)
             if not maps.in_target.all():
                 # Beside a limb that is left out the network has learned nothing.
                 drawn = distance.masked_fill(~maps.in_target[0, :, None], math.inf)
@@ -301,8 +301,10 @@ _EDGE_WIDTH = 1.6
 """Of an edge in pixels of the photo or the layer, whichever are larger."""
 _STANDS_OFF = 0.03
 """How far beyond the network's outline, in torsos, the photo's matte counts."""
-_HAT = 0.3
-"""The same for a head that hardly turns, to both sides of the outline."""
+_HAIR = 0.1
+"""The same for a head that hardly turns."""
+_SECOND_HEAD = 0.3
+"""How far inside its outline, in torsos, the network may fill in such a head where the photo's matte has none."""
 
 _AGREE = 0.1
 """Maps that lead within this many torsos of each other show the same place."""

@@ -27,7 +27,6 @@ from shared.skeleton import FACE, Skeleton
 from . import weights
 from .carry import render, resized, spread_colours, without_arms
 from .parts import (
-    BONES,
     NUM_PARTS,
     Body,
     PartMaps,
@@ -137,7 +136,7 @@ class _Residual(nn.Module):
 
 
 def _facial_joints(body: Body, size: int) -> Tensor:
-    """A soft spot at each known facial joint, `(B, 5, size * size)`: which way somebody faces, and so the feet point."""
+    """A soft spot at each known facial joint, `(B, 5, size * size)`: they say which way somebody faces."""
     joints = list(FACE)
     squared = (pixel_grid(size)[:, None] - body.xy[:, joints, None]).square().sum(-1)
     return torch.exp(-squared / (2 * (_SPOT * body.torso[:, None, None]) ** 2)) * body.known[:, joints, None]
@@ -385,8 +384,8 @@ class MotionTransfer:
 
         Args:
             actor (`Analysed`): from `analyse`.
-            target (`Skeleton`): the pose, in pixels of the scene. Limbs whose joints are unknown are not drawn, nor
-                are those that `missing_parts` names.
+            target (`Skeleton`): the pose, in pixels of the scene. Limbs whose joints are unknown are not drawn; those
+                that `missing_parts` names are made up, blurred and in the colours of the rest.
             passes (`bool`, *optional*, defaults to `False`): depth and normals too, where a network predicts them.
 
         Raises:
@@ -395,10 +394,6 @@ class MotionTransfer:
         frame = person_frame(target)
         source_xy, source_known = tensors(actor.source, actor.frame)
         target_xy, target_known = tensors(target, frame)
-        maps = PartMaps(source_xy, source_known, target_xy, target_known)
-        # A limb of which the photo holds nothing is left out: painted from nothing it would be a ghost.
-        for part in (maps.in_target & ~maps.in_source)[0].nonzero():
-            target_known[0, BONES[int(part) - 2][1]] = False
         maps = PartMaps(source_xy, source_known, target_xy, target_known)
         # Photo pixels per layer pixel; a photo that is larger is reduced first, so that reading it does not alias.
         per_pixel = float(maps.ratio[0]) * actor.frame.size / frame.size
