@@ -7,6 +7,7 @@ Networks are loaded when first used, and once.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import platform
@@ -62,6 +63,8 @@ _ABOVE_JOINTS = (
 )
 
 _COLOUR_PEOPLE = 3  # so many of the scene's people are enough to take colours and sharpness from
+
+_HIDDEN = 0.3  # share of hidden joints at which a candidate's score is 0.6 of what it was
 
 _DOUBTFUL = 0.25  # score of a best candidate below which inserts on real photos are rarely believable
 
@@ -330,7 +333,37 @@ class Pipeline:
         from models.ground import GroundLooks
 
         looks = None if scene is None else GroundLooks(scene, context)
-        return self.placer(network or self.placement).place(context, size, count, seed, where, actor, looks)
+        found = self.placer(network or self.placement).place(context, size, count, seed, where, actor, looks)
+        return found if scene is None else self._in_sight_first(found, context, scene)
+
+    def _in_sight_first(
+        self, found: Sequence[Candidate], context: Sequence[Skeleton], scene: NDArray[np.uint8]
+    ) -> list[Candidate]:
+        """The candidates, scored lower the more of them somebody hides of whom only the upper body is in the frame.
+
+        Placement judges by joints, and such a person's joints do not tell how far the body reaches: the matte does.
+        """
+        from models import finish
+
+        hidden = np.zeros(len(found))
+        for other in context:
+            if not {"shoulders", "hips"} & set(missing_pairs(other)):
+                continue
+            behind = [i for i, c in enumerate(found) if finish.nearer(other, c.skeleton, scene.shape[0])]
+            if not behind:
+                continue
+            mask, to_mask = self.matting.mask(scene, other)
+            for i in behind:
+                skeleton = found[i].skeleton
+                at = skeleton.xy[skeleton.visible] @ to_mask[:, :2].T + to_mask[:, 2]
+                column, row = np.clip(at, 0, len(mask) - 1).astype(int).T
+                inside = ((at >= 0) & (at < len(mask))).all(1)
+                hidden[i] = max(hidden[i], float((mask[row, column] * inside).mean()))
+        rated = [
+            dataclasses.replace(c, score=c.score * float(np.exp(-((share / _HIDDEN) ** 2) / 2)))
+            for c, share in zip(found, hidden, strict=True)
+        ]
+        return sorted(rated, key=lambda c: -c.score)
 
     def refine(self, skeleton: Skeleton, locked: Sequence[int] = ()) -> Skeleton:
         """The skeleton with its known joints cleaned; those that are locked stay exactly as they are.
