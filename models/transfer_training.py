@@ -70,6 +70,7 @@ def launch(train: Callable[[Fabric], None], out: Path, machine: Machine) -> None
 def _start(fabric: Fabric, train: Callable[[Fabric], None], threads: int) -> None:
     torch.set_num_threads(threads)
     train(fabric)
+    fabric.logger.finalize("success")  # else its writer thread complains when the process ends
 
 
 class Run:
