@@ -26,6 +26,7 @@ from models.flow import CODE, Flow, between, condition_vector
 from models.ground import GroundLooks
 from models.judgement import Figures, figures, joined, judge, read_scene
 from models.ratio import resampled
+from models.sight import Sight
 from models.suitability import shown_of, suited
 from models.wgan import Generator
 from models.wishes import Wishes
@@ -295,6 +296,7 @@ class Placement:
         where: Where = NO_WISHES,
         actor: Skeleton | None = None,
         looks: GroundLooks | None = None,
+        sight: Sight | None = None,
     ) -> list[Candidate]:
         """At most `count` candidates, best first; the same for the same input, a smaller count gives a prefix.
 
@@ -311,6 +313,7 @@ class Placement:
             actor (`Skeleton`, *optional*): of the photo to show; candidates are then fitted to it and the score
                 says how well it can show them (models/suitability.py), unless a pose is wished for.
             looks (`GroundLooks`, *optional*): what the picture tells of its ground, if the place is left open.
+            sight (`Sight`, *optional*): what the picture tells of who would be hidden.
 
         Raises:
             BadInput: size, count, seed or a wish cannot be.
@@ -366,6 +369,8 @@ class Placement:
                     score, fits = judged(pool)
                 if looks is not None:
                     near = near * looks.belief(pool.ground, pool.stature)
+                if sight is not None:
+                    near = near * sight.belief(pool)
                 fitting.append(pool.chosen(fits))
                 meets = ~np.any([~fits, *wishes.unmet(pool).values()], axis=0)
                 score = (score * near * wishes.likeness(pool))[meets]

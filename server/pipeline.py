@@ -7,7 +7,6 @@ Networks are loaded when first used, and once.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import platform
@@ -63,8 +62,6 @@ _ABOVE_JOINTS = (
 )
 
 _COLOUR_PEOPLE = 3  # so many of the scene's people are enough to take colours and sharpness from
-
-_HIDDEN = 0.3  # share of hidden joints at which a candidate's score is 0.6 of what it was
 
 _DOUBTFUL = 0.25  # score of a best candidate below which inserts on real photos are rarely believable
 
@@ -324,46 +321,21 @@ class Pipeline:
             network (`str`, *optional*): one of `PLACEMENTS`.
             actor (`Skeleton`, *optional*): as seen in the photo; candidates are then fitted to it, and the score
                 says both how well the person belongs and how well the photo can show it.
-            scene (`(H, W, 3)` uint8, *optional*): its pixels; feet are then kept on what looks like the ground.
+            scene (`(H, W, 3)` uint8, *optional*): its pixels; feet are then kept on what looks like the ground, and
+                people in sight of the camera.
 
         Raises:
             NoContext: the context is empty.
             NoCandidate: nothing passes the checks.
         """
         from models.ground import GroundLooks
+        from models.sight import Sight
 
         looks = None if scene is None else GroundLooks(scene, context)
-        found = self.placer(network or self.placement).place(context, size, count, seed, where, actor, looks)
-        return found if scene is None else self._in_sight_first(found, context, scene)
-
-    def _in_sight_first(
-        self, found: Sequence[Candidate], context: Sequence[Skeleton], scene: NDArray[np.uint8]
-    ) -> list[Candidate]:
-        """The candidates, scored lower the more of them somebody hides of whom only the upper body is in the frame.
-
-        Placement judges by joints, and such a person's joints do not tell how far the body reaches: the matte does.
-        """
-        from models import finish
-
-        hidden = np.zeros(len(found))
-        for other in context:
-            if not {"shoulders", "hips"} & set(missing_pairs(other)):
-                continue
-            behind = [i for i, c in enumerate(found) if finish.nearer(other, c.skeleton, scene.shape[0])]
-            if not behind:
-                continue
-            mask, to_mask = self.matting.mask(scene, other)
-            for i in behind:
-                skeleton = found[i].skeleton
-                at = skeleton.xy[skeleton.visible] @ to_mask[:, :2].T + to_mask[:, 2]
-                column, row = np.clip(at, 0, len(mask) - 1).astype(int).T
-                inside = ((at >= 0) & (at < len(mask))).all(1)
-                hidden[i] = max(hidden[i], float((mask[row, column] * inside).mean()))
-        rated = [
-            dataclasses.replace(c, score=c.score * float(np.exp(-((share / _HIDDEN) ** 2) / 2)))
-            for c, share in zip(found, hidden, strict=True)
-        ]
-        return sorted(rated, key=lambda c: -c.score)
+        sight = None if scene is None else Sight(scene, context, self.matting)
+        return self.placer(network or self.placement).place(
+            context, size, count, seed, where, actor, looks, sight
+        )
 
     def refine(self, skeleton: Skeleton, locked: Sequence[int] = ()) -> Skeleton:
         """The skeleton with its known joints cleaned; those that are locked stay exactly as they are.
