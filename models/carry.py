@@ -301,7 +301,7 @@ _EDGE_WIDTH = 1.6
 """Of an edge in pixels of the photo or the layer, whichever are larger."""
 _STANDS_OFF = 0.03
 """How far beyond the network's outline, in torsos, the photo's matte counts."""
-_HAIR = 0.1
+_HAIR = 0.15
 """The same for a head that hardly turns."""
 _SECOND_HEAD = 0.3
 """How far inside its outline, in torsos, the network may fill in such a head where the photo's matte has none."""

@@ -102,10 +102,10 @@ def test_training_goes_on_and_can_start_from_other_weights(tmp_path: Path) -> No
     assert np.isfinite(lines[-1]["val_total"])
     assert list((out / "tensorboard").glob("events.*"))
     weights = load_file(out / "motion" / "model.safetensors")
-    larger = Motion(blocks=(2, 2, 2))
+    larger = Motion(blocks=(3, 3, 3))
     begin_from(larger, weights)
     torch.testing.assert_close(larger.stem[0].weight, weights["stem.0.weight"].float())
-    assert not larger.down[0][3].second.weight.any(), "a block that the weights lack changes nothing"
+    assert not larger.down[0][4].second.weight.any(), "a block that the weights lack changes nothing"
 
 
 @pytest.mark.timeout(300)
