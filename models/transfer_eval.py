@@ -190,12 +190,15 @@ def pairs_of(folder: Path, count: int) -> Iterator[Pair]:
     files = sorted(file for file in folder.glob("*.npz") if not file.name.startswith("."))
     if not files:
         raise BadInput(f"{folder}: holds no pair files", "Run `walkon data people` first", str(folder))
-    each = -(-count // len(files))
+    sizes = []
     for file in files:
         with np.load(file) as archive:
+            sizes.append(len(archive["ks"]))
+    chosen = np.unique(np.linspace(0, sum(sizes) - 1, min(count, sum(sizes))).astype(int))
+    for file, first, size in zip(files, np.cumsum([0, *sizes[:-1]]), sizes, strict=True):
+        with np.load(file) as archive:
             data = {key: archive[key] for key in ("src", "tgt", "ks", "kt", "vs", "vt")}
-        rows = len(data["src"])
-        for row in np.unique(np.linspace(0, rows - 1, min(each, rows)).astype(int)):
+        for row in chosen[(chosen >= first) & (chosen < first + size)] - first:
             photo, truth = (data[key][row].astype(np.float32) / 255 for key in ("src", "tgt"))
             matte = photo[..., 3].copy()
             for picture in (photo, truth):
