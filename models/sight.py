@@ -12,13 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from models.coco import BODY
 from models.finish import ground
 from models.judgement import Figures
 from models.matte import MatteEstimator
 from shared.skeleton import L_HIP, L_SHOULDER, R_HIP, R_SHOULDER, Skeleton
 
+_COVERED = 0.25
+"""Of a coarse mask, where such people's own outlines are vague."""
 _HIDDEN = 0.3
-"""Share of hidden joints at which a place counts 0.6 of what it would."""
+"""Share of hidden joints, without the face's, at which a place counts 0.6 of what it would."""
 
 
 class Sight:
@@ -40,11 +43,13 @@ class Sight:
     def belief(self, pool: Figures) -> NDArray[np.float64]:
         """`(N,)`, 1 for who is in sight, falling with the share of joints that somebody nearer hides."""
         hidden = np.zeros(len(pool.stature))
-        joints = pool.drawn.sum(1).clip(1)
+        drawn = pool.drawn[
+            :, list(BODY)
+        ]  # a face that looks over a shoulder is five joints, but little of a person
         for feet, mask, to_mask in self._before:
-            at = np.floor(pool.people[..., :2] @ to_mask[:, :2].T + to_mask[:, 2]).astype(int)
-            inside = ((at >= 0) & (at < len(mask))).all(-1) & pool.drawn
+            at = np.floor(pool.people[:, list(BODY), :2] @ to_mask[:, :2].T + to_mask[:, 2]).astype(int)
+            inside = ((at >= 0) & (at < len(mask))).all(-1) & drawn
             column, row = np.where(inside[..., None], at, 0).transpose(2, 0, 1)
-            share = (mask[row, column] * inside).sum(1) / joints
+            share = ((mask[row, column] > _COVERED) & inside).sum(1) / drawn.sum(1).clip(1)
             hidden = np.maximum(hidden, share * (pool.ground[:, 1] < feet))
         return np.exp(-((hidden / _HIDDEN) ** 2) / 2)
