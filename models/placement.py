@@ -49,7 +49,7 @@ ROUNDS = ((0.0,), (-0.6, 0.6), (-1.2, 1.2))
 """Where a round tries its people: so many statures to the right of where the network wants them."""
 
 MORE_ROUNDS = ((0.0,),) * 5
-"""Rounds that follow where most of those who fit do not meet the wishes."""
+"""Rounds that follow where most of those who fit do not meet the wishes, or photo and picture have a say."""
 
 OVERSAMPLING = 8
 """Draws of the flow out of which one is kept, where nothing is asked for."""
@@ -353,7 +353,7 @@ class Placement:
             turned_down.update({reason: int(which.sum()) for reason, which in refused.items()})
             return score, ~np.any(list(refused.values()), axis=0)
 
-        rounds = ROUNDS + MORE_ROUNDS * wishes.picky
+        rounds = ROUNDS + MORE_ROUNDS * (wishes.picky or least > 0)
         for round_, aside in enumerate(rounds):
             whole = self._figures(self._draw(batch, wishes, seed, round_), size)
             whole_number += len(whole.stature)
@@ -377,7 +377,8 @@ class Placement:
                 pool = pool.chosen(meets)
                 score *= self._sampler.belonging(batch, _normalised(pool, size))
                 kept += [(float(s), pool.chosen(np.array([i]))) for i, s in enumerate(score)]
-            chosen = _without_doubles(kept, ALIKE_DOUBLES if wishes.like is not None else DOUBLES)
+            apart = ALIKE_DOUBLES if wishes.like is not None else DOUBLES
+            chosen = _without_doubles(kept, apart, max(count, enough))
             if len(chosen) >= enough and chosen[0][0] >= least:
                 break
         if not chosen:
@@ -498,18 +499,21 @@ def _inside(people: Floats, size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.logical_and(low & high, people[..., 2] > 0)
 
 
-def _without_doubles(kept: list[tuple[float, Figures]], apart: float) -> list[tuple[float, Figures]]:
-    """Best first; of people whose joints lie within so many statures on average, the best only."""
-    chosen: list[tuple[float, Figures]] = []
-    for score, figure in sorted(kept, key=lambda item: -item[0]):
-        joints = figure.people[0, 1:14, :2]
-        for _, other in chosen:
-            distance = np.linalg.norm(joints - other.people[0, 1:14, :2], axis=1).mean()
-            if distance < apart * max(figure.stature[0], other.stature[0]):
-                break
-        else:
-            chosen.append((score, figure))
-    return chosen
+def _without_doubles(
+    kept: list[tuple[float, Figures]], apart: float, most: int
+) -> list[tuple[float, Figures]]:
+    """Best first, at most so many; of people whose joints lie within `apart` statures on average, the best only."""
+    kept = sorted(kept, key=lambda item: -item[0])
+    joints = np.array([figure.people[0, 1:14, :2] for _, figure in kept])
+    stature = np.array([figure.stature[0] for _, figure in kept])
+    chosen: list[int] = []
+    for i in range(len(kept)):
+        distance = np.linalg.norm(joints[chosen] - joints[i], axis=-1).mean(-1)
+        if (distance >= apart * np.maximum(stature[chosen], stature[i])).all():
+            chosen.append(i)
+        if len(chosen) == most:
+            break
+    return [kept[i] for i in chosen]
 
 
 def _normalised(people: Figures, size: tuple[int, int]) -> Floats:

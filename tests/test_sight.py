@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who would be hidden behind a man who fills the foreground."""
+"""Who would be hidden behind a man who fills the foreground, or behind bystanders."""
 
 from pathlib import Path
 
@@ -24,15 +24,21 @@ def test_who_stands_behind_a_cut_off_man_is_hidden(shared_data: Path) -> None:
     rgb = load_picture(shared_data / "photos" / "op_COCO_val2014_000000000395.jpg").rgb
     people = PoseEstimator().detect(rgb)
     sight = Sight(rgb, people, MatteEstimator())
-    behind, beside, before = at(250, 330, 170), at(60, 250, 200), at(300, 250, 2500)
+    behind, beside, before = at(250, 330, 170), at(60, 320, 200), at(300, 250, 2500)
     hidden, free, front = sight.belief(joined([behind, beside, before]))
     assert hidden < 0.2
     assert free == pytest.approx(1.0, abs=0.05)
     assert front == 1.0
 
 
-def test_people_whose_bodies_are_seen_are_left_to_placement(shared_data: Path) -> None:
+def test_bystanders_hide_who_stands_behind_them(shared_data: Path) -> None:
     rgb = load_picture(shared_data / "photos" / "op_COCO_val2014_000000000395.jpg").rgb
-    whole = [p for p in PoseEstimator().detect(rgb) if p.visible.sum() >= 15]
-    assert whole
-    assert Sight(rgb, whole, MatteEstimator()).belief(at(250, 330, 170)).tolist() == [1.0]
+    bystander = min(
+        (p for p in PoseEstimator().detect(rgb) if p.visible.sum() >= 15), key=lambda person: person.box[0]
+    )
+    middle, top, height = bystander.xy[:, 0].mean(), bystander.box[1], bystander.box[3] - bystander.box[1]
+    behind, before = at(middle, top, 0.9 * height), at(middle, top, 1.2 * height)
+    sight = Sight(rgb, [bystander], MatteEstimator())
+    hidden, front = sight.belief(joined([behind, before]))
+    assert hidden < 0.2
+    assert front == 1.0
