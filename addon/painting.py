@@ -101,11 +101,18 @@ def feather_map(alpha: NDArray[np.uint8], open_sides: tuple[bool, bool, bool, bo
 
 
 _ROUND = 8  # pixels: as far as a blurred outline reaches beyond the person
-_GROUND = 0.3  # metres: the shadow before the feet lies on ground that is nearer than they by so much at most
+_GROUND = 0.3  # metres: the shadow around the feet lies on ground that is nearer than they by so much at most
+_BEFORE = (
+    4.0  # metres by which ground is nearer at most for each metre that it lies below the feet in the picture
+)
+_STATURE = 1.7  # metres
 
 
 def _whole_depth(
-    metres: NDArray[np.float16], directions: NDArray[np.uint8], alpha: NDArray[np.uint8]
+    metres: NDArray[np.float16],
+    directions: NDArray[np.uint8],
+    alpha: NDArray[np.uint8],
+    rows: NDArray[np.intp],
 ) -> NDArray[np.float32]:
     """Depth wherever the layer is seen: a soft outline has that of the person beside it, a shadow that of the ground.
 
@@ -113,6 +120,7 @@ def _whole_depth(
         metres, directions: depth and normals as `messages.Inserted` brings them; where the person is not, the normal
             is none, (128, 128, 128).
         alpha (`(h, w)` uint8): the layer's.
+        rows: in which the person is.
     """
     depth = np.pad(metres.astype(np.float32), _ROUND)  # nothing comes round from the other side
     known = np.pad((directions != 128).any(2), _ROUND)
@@ -123,7 +131,9 @@ def _whole_depth(
                 depth[take] = np.roll(depth, step, axis)[take]
                 known |= take
     inside = np.s_[_ROUND:-_ROUND, _ROUND:-_ROUND]
-    return np.where(known[inside] | (alpha == 0), depth[inside], np.float32(_GROUND))
+    below = np.maximum(np.arange(len(alpha)) - rows[-1], 0) * (_STATURE / len(rows))
+    ground = (_GROUND + _BEFORE * below).astype(np.float32)[:, None]
+    return np.where(known[inside] | (alpha == 0), depth[inside], ground)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +187,8 @@ class Painting:
             BadImage: no pixel of the person is seen.
         """
         height, width = rgba.shape[:2]
-        rows = np.flatnonzero((rgba[..., 3] > 127).any(1))
+        # Shadows are black.
+        rows = np.flatnonzero(((rgba[..., 3] > 127) & (rgba[..., :3] > 0).any(2)).any(1))
         if not len(rows):
             raise BadImage(
                 "Nothing of the person is seen: it is outside the picture, or behind others",
@@ -196,7 +207,7 @@ class Painting:
         plain = depth = normal = None
         if passes:
             metres, directions, colours = passes
-            metres = _whole_depth(metres, directions, rgba[..., 3])
+            metres = _whole_depth(metres, directions, rgba[..., 3], rows)
             grey = np.clip(metres.astype(np.float32) / DEPTH_RANGE + 0.5, 0, 1)
             depth = png(padded(np.rint(grey * 65535).astype(np.uint16)))
             normal = png(padded(directions))

@@ -79,7 +79,7 @@ class WalkOnScene(
     )
     shadow: FloatProperty(
         name="Shadow",
-        description="How dark the shadow under the feet is when a person is painted; 0 for none",
+        description="How dark the shadows on the ground are when a person is painted; 0 for none",
         default=1.0,
         min=0.0,
         max=1.0,

@@ -37,7 +37,7 @@ class Stage:
         read (callable): gives the picture `(H, W, 3)` uint8, in any thread.
         people (`list[Skeleton]`): who is in the picture already, in its pixels.
         grow (`float`): pixels of that picture per pixel of the poses that are asked for.
-        shadow (`float`, 0..1): how dark the shadow under the feet is.
+        shadow (`float`, 0..1): how dark the shadows on the ground are.
     """
 
     read: Callable[[], NDArray[np.uint8]]

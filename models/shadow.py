@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A soft shadow where a person's feet touch the ground; without it people seem to float.
+"""Shadows of a person on the ground; without them people seem to float.
 
-Only what is true under any light is drawn: hardly any light comes under a sole, and around the feet the body takes
-away a part of the sky's. How dark, the scene's own people tell. The shadow that the sun throws is not drawn: its
-direction and length, and what it would fall on, are not known.
+Under any light hardly any comes under a sole, and around the feet the body takes away a part of the sky's: how dark,
+the scene's own people tell. Where their shadows show a sun (models/sun.py), it throws one more.
 """
 
 from __future__ import annotations
@@ -16,11 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models import anatomy
-from models.finish import linear
-from models.judgement import figures
+from models import sun
 from shared.errors import BadInput
-from shared.skeleton import L_ANKLE, R_ANKLE, Skeleton
+from shared.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from models.motion import Person
@@ -41,8 +38,6 @@ _NEAR, _FAR = (0.06, 0.16), (0.4, 0.65)
 """What is compared, in statures to both sides of the feet."""
 _FAINTEST = 2.0 / 255
 """Less is not seen, and would make the layer larger."""
-_STANDS = 0.4
-"""`Figures.upright` from which somebody stands, and the feet carry the body."""
 
 
 def with_shadow(
@@ -52,7 +47,7 @@ def with_shadow(
     context: Sequence[Skeleton],
     strength: float = DEFAULT_STRENGTH,
 ) -> Person:
-    """The person with a soft black shadow below and around its feet, as part of the same picture.
+    """The person with a soft black shadow below and around its feet, and the sun's, as part of the same picture.
 
     Unchanged where no foot touches the ground inside the frame, and for people who do not stand.
 
@@ -68,31 +63,48 @@ def with_shadow(
     """
     if not 0.0 <= strength <= 1.0:
         raise BadInput(f"shadow: {strength} is not between 0 and 1", "Give a number from 0 to 1", "shadow")
-    stature, feet = _feet(target)
+    stature, feet = sun.feet_of(target)
     soles = [sole for ankle in feet if (sole := _sole(person, ankle, stature)) is not None]
     if strength == 0.0 or not soles or max(y for _, _, y in soles) >= scene.shape[0]:
         return person
-    margin = int(np.ceil(0.6 * stature))
-    rgba = np.pad(person.rgba, ((0, margin), (margin, margin), (0, 0)))
-    left = person.x - margin
-    # Nothing of it lies higher than this.
-    top = max(person.y, round(min(y for _, _, y in soles) - 0.4 * stature))
-    below = rgba[top - person.y :]
-    light = np.ones(below.shape[:2], np.float32)
-    dark = min(darkness(scene, context) / _LIKELY, 1.5)
-    for x0, x1, y in soles:
-        radii = ((x1 - x0) / 2 + 0.01 * stature, 0.014 * stature)
-        spot = _ellipse(light.shape, ((x0 + x1) / 2 - left, y - top), radii)
-        light *= 1 - min(_CONTACT * np.sqrt(dark), 0.8) * _soft(spot, 0.012 * stature)
-    x0, x1 = min(x for x, _, _ in soles), max(x for _, x, _ in soles)
     y = float(np.mean([y for _, _, y in soles]))
-    wide = ((x1 - x0) / 2 + 0.10 * stature, 0.05 * stature + np.ptp([y for _, _, y in soles]) / 2)
-    spot = _ellipse(light.shape, ((x0 + x1) / 2 - left, y - top), wide)
-    light *= 1 - min(_AROUND * dark, 0.5) * _soft(spot, 0.05 * stature)
+    left, above, right, below = _room(person, stature, y, found := sun.find(scene, context))
+    rgba = np.pad(person.rgba, ((above, below), (left, right), (0, 0)))
+    x0, y0 = person.x - left, person.y - above
+    light = np.ones(rgba.shape[:2], np.float32)
+    # Nothing of the wide and the narrow shadow lies higher than this.
+    top = max(0, round(min(y for _, _, y in soles) - 0.4 * stature) - y0)
+    near = light[top:]
+    dark = min(darkness(scene, context) / _LIKELY, 1.5)
+    for start, end, low in soles:
+        radii = ((end - start) / 2 + 0.01 * stature, 0.014 * stature)
+        spot = _ellipse(near.shape, ((start + end) / 2 - x0, low - y0 - top), radii)
+        near *= 1 - min(_CONTACT * np.sqrt(dark), 0.8) * _soft(spot, 0.012 * stature)
+    start, end = min(x for x, _, _ in soles), max(x for _, x, _ in soles)
+    wide = ((end - start) / 2 + 0.10 * stature, 0.05 * stature + np.ptp([y for _, _, y in soles]) / 2)
+    spot = _ellipse(near.shape, ((start + end) / 2 - x0, y - y0 - top), wide)
+    near *= 1 - min(_AROUND * dark, 0.5) * _soft(spot, 0.05 * stature)
+    if found is not None:
+        light *= 1 - sun.shade(found, rgba[..., 3], (x0, y0), y, stature, scene, context)
     shade = strength * (1 - light)
     shade[shade < _FAINTEST] = 0
-    below[..., 3] += (1 - below[..., 3]) * shade  # black, so the premultiplied colours stay
-    return replace(person, rgba=rgba, x=left)
+    rgba[..., 3] += (1 - rgba[..., 3]) * shade  # black, so the premultiplied colours stay
+    return replace(person, rgba=rgba, x=x0, y=y0)
+
+
+def _room(person: Person, stature: float, soles: float, found: sun.Sun | None) -> tuple[int, int, int, int]:
+    """Pixels that the shadows need beyond the person: to the left, above, to the right, below."""
+    around = 0.6 * stature
+    if found is None:
+        return int(np.ceil(around)), 0, int(np.ceil(around)), int(np.ceil(around))
+    height = soles - person.y
+    aside, down = found.across * height, found.down * height
+    return (
+        int(np.ceil(max(around, 0.1 * stature - aside))),
+        int(np.ceil(max(0.0, 0.1 * stature - down - height))),
+        int(np.ceil(max(around, 0.1 * stature + aside))),
+        int(np.ceil(max(around, 0.1 * stature + down))),
+    )
 
 
 def darkness(scene: NDArray[np.uint8], context: Sequence[Skeleton]) -> float:
@@ -107,12 +119,12 @@ def darkness(scene: NDArray[np.uint8], context: Sequence[Skeleton]) -> float:
     """
     found = []
     for person in context:
-        stature, feet = _feet(person)
+        stature, feet = sun.feet_of(person)
         if not feet:
             continue
         middle, y = float(np.mean(feet, axis=0)[0]), max(y for _, y in feet) + 0.07 * stature
         rows = scene[max(0, round(y - 0.02 * stature)) : max(0, round(y + 0.05 * stature) + 1)]
-        strip = linear(rows.astype(np.float32) / 255) @ np.array([0.2126, 0.7152, 0.0722], np.float32)
+        strip = sun.luminance(rows)
         near, far = (_beside(strip, middle, low * stature, high * stature) for low, high in (_NEAR, _FAR))
         if len(near) == len(far) == 2 and min(far) > 0.01:
             # A pattern or a border of the ground makes one side lighter than the other.
@@ -129,17 +141,6 @@ def _beside(strip: Floats, middle: float, low: float, high: float) -> list[float
         if part.size >= 6 and a >= 0 and b < strip.shape[1]:
             levels.append(float(np.median(part)))
     return levels
-
-
-def _feet(person: Skeleton) -> tuple[float, list[tuple[float, float]]]:
-    """Stature in pixels, and the ankles that are seen of somebody who stands; none of others."""
-    joints = np.c_[person.xy, person.visible][None]
-    body = anatomy.installed()
-    stature = float(body.stature(joints)[0])
-    seen = [j for j in (R_ANKLE, L_ANKLE) if person.visible[j]]
-    if not stature > 0 or not seen or figures(joints, body).upright[0] < _STANDS:
-        return 0.0, []
-    return stature, [(float(person.xy[j, 0]), float(person.xy[j, 1])) for j in seen]
 
 
 def _sole(person: Person, ankle: tuple[float, float], stature: float) -> tuple[float, float, float] | None:

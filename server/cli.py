@@ -139,7 +139,7 @@ def insert(
     ] = None,
     shadow: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="How dark the shadow under the feet is; 0 for none."),
+        typer.Option(min=0.0, max=1.0, help="How dark the shadows on the ground are; 0 for none."),
     ] = None,
     max_megapixels: MaxMegapixels = 64.0,
     server: Annotated[bool, typer.Option("--server", help="Let the running server do it.")] = False,

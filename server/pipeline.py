@@ -465,7 +465,7 @@ class Pipeline:
             actor_person (`int`, *optional*): see `find_actor`.
             generator (`str`): one of `GENERATORS`.
             color_strength (`float`, 0..1, *optional*): how far colours move towards the scene's.
-            shadow (`float`, 0..1, *optional*): how dark the shadow under the feet is; 0 for none.
+            shadow (`float`, 0..1, *optional*): how dark the shadows on the ground are; 0 for none.
             passes (`bool`): also depth, normals and the colours before they were matched to the scene's.
             progress (*optional*): called when a stage begins.
             cancelled (*optional*): asked between stages.

@@ -149,7 +149,7 @@ class Insert(msgspec.Struct, frozen=True, tag="insert", forbid_unknown_fields=Tr
         generator (`str`): transfer network.
         network (`str`, *optional*): placement network; the server's default if None.
         color_strength (`float`, 0..1, *optional*): how far colours move towards the scene's; the default if None.
-        shadow (`float`, 0..1, *optional*): how dark the shadow under the feet is, 0 for none; the default if None.
+        shadow (`float`, 0..1, *optional*): how dark the shadows on the ground are, 0 for none; the default if None.
         passes (`bool`): also depth and normals, as two more blobs.
     """
 
