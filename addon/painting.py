@@ -187,8 +187,9 @@ class Painting:
             BadImage: no pixel of the person is seen.
         """
         height, width = rgba.shape[:2]
-        # Shadows are black.
-        rows = np.flatnonzero(((rgba[..., 3] > 127) & (rgba[..., :3] > 0).any(2)).any(1))
+        seen = rgba[..., 3] > 127
+        lit = seen & (rgba[..., :3] > 0).any(2)  # shadows are black, and no part of the person
+        rows = np.flatnonzero((lit if lit.any() else seen).any(1))
         if not len(rows):
             raise BadImage(
                 "Nothing of the person is seen: it is outside the picture, or behind others",

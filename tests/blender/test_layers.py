@@ -51,6 +51,19 @@ def passes(height: int, width: int, colour: int) -> list[np.ndarray]:
     return [depth, normals.astype(np.uint8), np.full((height, width, 3), colour, np.uint8)]
 
 
+def test_a_long_shadow_is_no_part_of_the_person(scene: bpy.types.Scene) -> None:
+    rgba = np.pad(picture(60, 120), ((0, 80), (0, 0), (0, 0)))
+    rgba[120:180, 20:40] = 0, 0, 0, 160
+    made = painting(rgba)
+    assert made.sole == painting(picture(60, 120)).sole
+    metres, normals, _ = passes(120, 60, 0)
+    metres, normals = np.pad(metres, ((0, 80), (0, 0))), np.pad(normals, ((0, 80), (0, 0), (0, 0)))
+    normals[120:] = 128
+    depth = part("painting")._whole_depth(metres, normals, rgba[..., 3], np.arange(120))
+    below = depth[135:175:10, 30]
+    assert (np.diff(below) > 0).all(), "the farther below the feet, the nearer"
+
+
 def node_of(scene: bpy.types.Scene, layer):
     return part("compositor").node_of(scene, layer)
 
