@@ -281,4 +281,7 @@ bpy.ops.script.execute_preset(filepath=str(light), menu_idname="USERPREF_MT_inte
     blender.ask("bpy.ops.preferences.reset_default_theme()")
     blender.press("walkon.preferences", at=0.83)
     time.sleep(2)
+    # It opens about the mouse, and there is no desktop to keep it on the screen.
+    blender.x("search", "--name", "Preferences", "windowmove", 540, 0)
+    time.sleep(1)
     page(blender.screenshot("preferences"), (540, 0, 690, 540))
