@@ -107,7 +107,7 @@ def find(scene: NDArray[np.uint8], context: Sequence[Skeleton]) -> Sun | None:
     """The sun of a scene `(H, W, 3)` uint8 with those people; None where their shadows do not show one."""
     standing = [feet_of(person) for person in context]
     largest = max((stature for stature, _ in standing), default=0.0)
-    if largest > _FINE:
+    if largest > 1.5 * _FINE:
         scale = _FINE / largest
         return find(_smaller(scene, scale), [person.transformed(scale) for person in context])
     light, covered = luminance(scene), bodies(scene.shape[:2], context)

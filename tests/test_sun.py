@@ -43,6 +43,25 @@ def test_it_is_found_where_all_shadows_run_alike(way: tuple[float, float]) -> No
     assert sun.light == pytest.approx(lit, abs=0.02)
 
 
+def test_large_pictures_show_the_same() -> None:
+    small = scene(PEOPLE, (0.9, 0.2))
+    sun = find(small, PEOPLE)
+    assert sun is not None
+    large = find(cv2.resize(small, None, fx=6, fy=6), [person.transformed(6.0) for person in PEOPLE])
+    assert large is not None
+    assert (large.across, large.down) == (
+        pytest.approx(sun.across, abs=0.1),
+        pytest.approx(sun.down, abs=0.05),
+    )
+    body = np.zeros((100, 200), np.float32)
+    body[10:90, 40:60] = 1
+    taken = shade(sun, body, (100.0, 100.0), 190.0, 90.0, small, [])
+    enlarged = cv2.resize(body, None, fx=6, fy=6)
+    more = shade(sun, enlarged, (600.0, 600.0), 1140.0, 540.0, cv2.resize(small, None, fx=6, fy=6), [])
+    assert more.shape == enlarged.shape
+    assert np.abs(cv2.resize(more, (200, 100), interpolation=cv2.INTER_AREA) - taken).mean() < 0.01
+
+
 def test_stains_and_things_and_shadows_that_disagree_are_no_sun() -> None:
     assert find(np.full((600, 900, 3), 170, np.uint8), PEOPLE) is None
     assert find(scene(PEOPLE, (0.9, 0.2), level=10), PEOPLE) is None, "too dark for a shadow"
