@@ -371,7 +371,7 @@ def _say(out: Path, done: messages.Inserted | messages.Transferred, rgba: NDArra
         typer.echo(f"walkon: note: {warning}", err=True)
     height, width = rgba.shape[:2]
     typer.echo(
-        f"{out}: a person of {width} x {height} pixels at {done.x},{done.y}, {sum(done.seconds.values()):.1f} s"
+        f"{out}: a layer of {width} x {height} pixels at {done.x},{done.y}, {sum(done.seconds.values()):.1f} s"
     )
 
 
