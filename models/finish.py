@@ -357,7 +357,7 @@ def to_layer(person: Person, provenance: Mapping[str, Any] | None = None) -> Lay
     """
     rgba = straight_bytes(person.rgba)
     rows, columns = np.any(rgba[..., 3], axis=1).nonzero()[0], np.any(rgba[..., 3], axis=0).nonzero()[0]
-    if not rows.size:
+    if not rgba[..., :3].any():  # what is black is a shadow
         raise BadInput(
             "layer: nothing of the person is visible (nearer people hide all of it)",
             "Choose another candidate",

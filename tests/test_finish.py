@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -281,6 +283,10 @@ def test_a_person_wholly_hidden_makes_no_layer() -> None:
     person = person_of(13)
     with pytest.raises(BadInput, match="nothing of the person is visible"):
         to_layer(occlude(person, np.ones(person.rgba.shape[:2], np.float32)))
+    shadow = np.zeros((20, 20, 4), np.float32)
+    shadow[5:15, 5:15, 3] = 0.6
+    with pytest.raises(BadInput, match="nothing of the person is visible"):
+        to_layer(replace(person, rgba=shadow))
 
 
 def test_flip_and_scale() -> None:
