@@ -49,7 +49,7 @@ _SMALLEST = 40.0
 """Pixels of stature below which nothing can be read off a shadow."""
 _FLATTEST, _SOFT = 0.05, 0.008
 """Thickness of a shadow that falls straight to the side, as bodies have one; blur of its outline, in statures."""
-_BETWEEN = 1.6
+_BETWEEN = 1.25
 """Picture programs lay layers over sRGB values, where black of alpha `a` leaves (1 - a) ** 2.2 of the light, Blender
 over linear ones, where it leaves 1 - a: with a power between both, neither is far from what is measured."""
 _FINE = 300.0
