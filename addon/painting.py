@@ -102,9 +102,7 @@ def feather_map(alpha: NDArray[np.uint8], open_sides: tuple[bool, bool, bool, bo
 
 _ROUND = 8  # pixels: as far as a blurred outline reaches beyond the person
 _GROUND = 0.3  # metres: the shadow around the feet lies on ground that is nearer than they by so much at most
-_BEFORE = (
-    4.0  # metres by which ground is nearer at most for each metre that it lies below the feet in the picture
-)
+_BEFORE = 4.0  # metres by which ground is nearer, at most, for each metre below the feet in the picture
 _STATURE = 1.7  # metres
 
 
@@ -187,9 +185,8 @@ class Painting:
             BadImage: no pixel of the person is seen.
         """
         height, width = rgba.shape[:2]
-        seen = rgba[..., 3] > 127
-        lit = seen & (rgba[..., :3] > 0).any(2)  # shadows are black, and no part of the person
-        rows = np.flatnonzero((lit if lit.any() else seen).any(1))
+        # Shadows are black, and no part of the person.
+        rows = np.flatnonzero(((rgba[..., 3] > 127) & (rgba[..., :3] > 0).any(2)).any(1))
         if not len(rows):
             raise BadImage(
                 "Nothing of the person is seen: it is outside the picture, or behind others",

@@ -45,14 +45,14 @@ MAX_CONTEXT = 12
 POOL = 64
 """People drawn in a round."""
 
-ROUNDS = ((0.0,), (-0.6, 0.6), (-1.2, 1.2))
+ROUNDS: tuple[tuple[float, ...], ...] = ((0.0,), (-0.6, 0.6), (-1.2, 1.2))
 """Where a round tries its people: so many statures to the right of where the network wants them."""
 
-MORE_ROUNDS = ((0.0,),) * 5
+MORE_ROUNDS: tuple[tuple[float, ...], ...] = ((0.0,),) * 5
 """Rounds that follow where most of those who fit do not meet the wishes."""
 
-DOUBTFUL_ROUNDS = 2
-"""How many of these follow where photo and picture have a say, and doubt everybody."""
+DOUBTFUL_ROUNDS: tuple[tuple[float, ...], ...] = ((0.0,),) * 2
+"""Rounds that follow where photo and picture have a say, and doubt everybody."""
 
 OVERSAMPLING = 8
 """Draws of the flow out of which one is kept, where nothing is asked for."""
@@ -356,9 +356,11 @@ class Placement:
             turned_down.update({reason: int(which.sum()) for reason, which in refused.items()})
             return score, ~np.any(list(refused.values()), axis=0)
 
-        rounds = ROUNDS + (
-            MORE_ROUNDS if wishes.picky else MORE_ROUNDS[:DOUBTFUL_ROUNDS] if least > 0 else ()
-        )
+        rounds = ROUNDS
+        if wishes.picky:
+            rounds += MORE_ROUNDS
+        elif least > 0:
+            rounds += DOUBTFUL_ROUNDS
         for round_, aside in enumerate(rounds):
             whole = self._figures(self._draw(batch, wishes, seed, round_), size)
             whole_number += len(whole.stature)

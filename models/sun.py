@@ -24,7 +24,7 @@ from shared.skeleton import L_ANKLE, LIMBS, R_ANKLE, Skeleton
 
 Floats = NDArray[np.floating[Any]]
 
-STANDS = 0.4
+_STANDS = 0.4
 """`Figures.upright` from which somebody stands, and the feet carry the body."""
 
 _ANGLES = np.arange(144) * np.pi / 72
@@ -98,7 +98,7 @@ def feet_of(person: Skeleton) -> tuple[float, list[tuple[float, float]]]:
     body = anatomy.installed()
     stature = float(body.stature(joints)[0])
     seen = [j for j in (R_ANKLE, L_ANKLE) if person.visible[j]]
-    if not stature > 0 or not seen or figures(joints, body).upright[0] < STANDS:
+    if not stature > 0 or not seen or figures(joints, body).upright[0] < _STANDS:
         return 0.0, []
     return stature, [(float(person.xy[j, 0]), float(person.xy[j, 1])) for j in seen]
 
@@ -132,7 +132,8 @@ def find(scene: NDArray[np.uint8], context: Sequence[Skeleton]) -> Sun | None:
     around = (best + np.arange(-_NEAR_ANGLES, _NEAR_ANGLES + 1)) % len(_ANGLES)
     angle = int(around[(ray.total * (ray.strip > _DARK))[around].argmax()])
     dark, length = float(ray.strip[angle]), float(ray.length[angle])
-    elsewhere = np.abs((np.arange(len(_ANGLES)) - angle + 72) % 144 - 72) > 12
+    half = len(_ANGLES) // 2
+    elsewhere = np.abs((np.arange(2 * half) - angle + half) % (2 * half) - half) > 3 * _NEAR_ANGLES
     alone = dark > _ALONE and length > _ALONE_LENGTH and not (ray.strip[elsewhere] > dark / 2).any()
     if agree[best] < 2 and not alone:
         return None
