@@ -204,6 +204,20 @@ class WALKON_OT_turn_joint(OnPosed):
         self.change(scene, lambda skeleton: posing.turn(skeleton, joint, angle))
 
 
+class WALKON_OT_turn_head(OnPosed):
+    """Turn the head in space: the actor is painted looking that way, as far as the photo shows it"""
+
+    bl_idname = "walkon.turn_head"
+    bl_label = "Turn Head"
+    left: FloatProperty(name="Left", description="Degrees to the person's own left", default=0.0)
+    down: FloatProperty(name="Down", description="Degrees downwards; at most 60 in all", default=0.0)
+
+    def do(self, scene: bpy.types.Scene) -> None:
+        """See Quick."""
+        left, down = radians(self.left), radians(self.down)
+        self.change(scene, lambda skeleton: posing.turn_head(skeleton, left, down))
+
+
 class WALKON_OT_select_joints(OnPosed):
     """Select all joints of the person, also those outside of the frame"""
 
@@ -439,6 +453,7 @@ register, unregister = bpy.utils.register_classes_factory(
         WALKON_OT_turn_round,
         WALKON_OT_resize_pose,
         WALKON_OT_turn_joint,
+        WALKON_OT_turn_head,
         WALKON_OT_select_joints,
         WALKON_OT_hide_joints,
         WALKON_OT_show_joints,

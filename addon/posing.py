@@ -11,18 +11,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .geometry import PARENT, complete, feet, person_size
+from .shared.head import turned_head
 from .shared.skeleton import (
     L_ANKLE,
     L_ELBOW,
     L_EYE,
+    L_HIP,
     L_KNEE,
     L_WRIST,
     MIRROR,
+    NECK,
     NOSE,
     NUM_JOINTS,
     R_ANKLE,
     R_ELBOW,
     R_EYE,
+    R_HIP,
     R_KNEE,
     R_WRIST,
     Skeleton,
@@ -85,6 +89,17 @@ def turn(skeleton: Skeleton, joint: int, angle: float) -> Skeleton:
     moved = list(BEHIND[joint])
     xy[moved] = _turned(xy[moved], xy[joint].copy(), angle)
     return _with(skeleton, xy)
+
+
+def turn_head(skeleton: Skeleton, left: float, down: float) -> Skeleton:
+    """Turn the head in space; eyes and ears that come to lie on its far side are hidden.
+
+    Args:
+        left, down (radians): to the person's own left, and downwards.
+    """
+    xy = complete(skeleton)
+    hips = xy[[R_HIP, L_HIP]].mean(0)
+    return turned_head(skeleton, xy[NECK], hips, person_size(skeleton), left, down)
 
 
 def mirror(skeleton: Skeleton) -> Skeleton:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from shared.skeleton import NOSE
 
+from .head import Spot, TurnedHead, taken
 from .parts import (
     NUM_PARTS,
     PartMaps,
@@ -22,6 +23,7 @@ from .parts import (
     limb_prior,
     pixel_grid,
     sample,
+    smooth,
     smoothstep,
 )
 
@@ -65,12 +67,6 @@ def spread_colours(rgb: NDArray[np.float32], matte: NDArray[np.float32]) -> NDAr
     coarse = cv2.resize(coarse, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     coarse += inside[..., None] * (rgb - coarse)
     return coarse
-
-
-def _between(planes: Tensor, points: Tensor) -> Tensor:
-    """Bicubic values `(C, M)` of `(1, C, n, n)` at frame points `(1, M, 2)`."""
-    grid = points[:, :, None] * 2 - 1
-    return F.grid_sample(planes, grid, mode="bicubic", padding_mode="border", align_corners=False)[0, :, :, 0]
 
 
 def _read_photo(photo: NDArray[np.float32], points: Tensor) -> Tensor:
@@ -123,7 +119,9 @@ _SEAM = 4.0
 """How much narrower a seam between limbs is than the network's own."""
 
 
-def _occupied(maps: PartMaps, outline: Tensor | None, edge: float, size: int) -> NDArray[np.int64]:
+def _occupied(
+    maps: PartMaps, outline: Tensor | None, head: TurnedHead | None, edge: float, size: int
+) -> NDArray[np.int64]:
     """Flat indices of the layer's pixels that may be covered, in order; most of a person's frame is empty.
 
     `outline` is how far inside each place is, in torsos, `edge` the width of an edge.
@@ -135,6 +133,8 @@ def _occupied(maps: PartMaps, outline: Tensor | None, edge: float, size: int) ->
     else:
         inside = F.adaptive_max_pool2d(outline, coarse).reshape(1, -1) + edge
         maybe = (inside > -_STANDS_OFF) | ((inside > -_HAIR) & (distance[:, 1] < 2.9))
+    if head is not None:
+        maybe |= head.counts(pixel_grid(coarse)[0]) > 0
     if float(maps.change()) < 0.99:
         # Close to the photo's own pose the photo's matte counts wherever it is.
         maybe = torch.ones_like(maybe)
@@ -161,6 +161,7 @@ def render(
     prediction: Prediction | None,
     size: int,
     passes: bool = False,
+    head: TurnedHead | None = None,
 ) -> Layer:
     """Computes the layer, a bounded number of pixels at a time.
 
@@ -171,6 +172,7 @@ def render(
         prediction (`Prediction`): of the same; `None`: the part maps alone.
         size (`int`): side of the target's frame in pixels.
         passes (`bool`, *optional*, defaults to `False`): normals and depth too; they need a prediction.
+        head (`TurnedHead`, *optional*): of the same, with a prediction; `None`: the head keeps the photo's view.
     """
     change = float(maps.change())
     if change < 0.999:
@@ -180,21 +182,24 @@ def render(
     matte = torch.from_numpy(resized(photo[..., 3], 2 * _OWNERSHIP_SIZE))
     own = F.interpolate(maps.ownership(_OWNERSHIP_SIZE), scale_factor=2, mode="bilinear", align_corners=False)
     own = (own * matte)[0, :, None]
-    # A head keeps the photo's view even when it should turn: one painted has no features. Only a face seen from the
-    # front that must be seen from behind is painted over.
+    # Without a network for it a head keeps the photo's view even when it should turn: one painted at 64 px has no
+    # features. Only a face seen from the front that must be seen from behind is painted over.
     keep_head = float(~maps.source.known[0, NOSE] | maps.target.known[0, NOSE])
     # A head that hardly turns brings its hair or hat along, beyond the outline of one without.
     hat = keep_head * float(maps.face_fit())
     torso = float(maps.target.torso)
     edge = _EDGE_WIDTH * max(1 / size, float(maps.ratio) / photo.shape[0]) / torso
-    outline = None
+    outline = head_outline = None
+    if head is not None:
+        head_outline = _outline(head.out.alpha) * head.target_side / torso
+        hat *= 1 - head.share
     if prediction is not None:
         painted = _painted_like(prediction, photo)
         planes = torch.cat([prediction.part_logits, prediction.visible, painted], 1)
         outline = _outline(prediction.alpha) / torso
     rgba = np.zeros((size * size, 4), np.float32)
     shape = np.zeros((size * size, 4), np.float32) if passes and prediction is not None else None
-    pixels = _occupied(maps, outline, edge, size)
+    pixels = _occupied(maps, outline, head, edge, size)
     for start in range(0, len(pixels), _CHUNK):
         chunk = pixels[start : start + _CHUNK]
         at = (
@@ -202,13 +207,23 @@ def render(
             / size
         )
         points, distance = (of_part[0] for of_part in maps.at(at))
-        logits, part_alpha = limb_prior(distance[None], sample(own, points)[:, 0][None], maps.in_target)
+        spot = None if head is None else head.spot(at[0])
+        if spot is not None:
+            points[1, spot.pixels] += spot.counts[:, None] * (spot.direct - points[1, spot.pixels])
+        coverage = sample(own, points)[:, 0]
+        if spot is not None and head_outline is not None:
+            head_inside = smooth(head_outline, spot.here)[0]
+            # What is painted of a head belongs to it, too.
+            on_it = spot.counts * (0.5 + head_inside / edge).clamp(0, 1)
+            on_it *= 1 - smoothstep(distance[1, spot.pixels], 1.2, 2.0)
+            coverage[1, spot.pixels] = coverage[1, spot.pixels].maximum(on_it)
+        logits, part_alpha = limb_prior(distance[None], coverage[None], maps.in_target)
         logits, part_alpha = logits[0], part_alpha[0]
         if prediction is None or outline is None:
             colour, matte_there = _carried(photo, bare, logits.softmax(0), points, maps)
             alpha = part_alpha.amax(0)
         else:
-            more, visible, paint = _between(planes, at).split([NUM_PARTS, 1, 3])
+            more, visible, paint = smooth(planes, at[0]).split([NUM_PARTS, 1, 3])
             # It may bring arms forward, not take them away: where they hardly move its trunk would swallow them.
             arms, others = more[2:6].clamp_min(0), more.clamp(max=0)
             share = (logits + torch.cat([others[:2], arms, others[6:]])).softmax(0)
@@ -220,11 +235,17 @@ def render(
             seen = torch.sigmoid(visible[0] + _TRUST * (1 - share[1] * (1 - keep_head)))
             seen = seen * (1 - share[1] * (1 - smoothstep(matte_there, 0.05, 0.5)))
             seen = (1 - change * (1 - seen))[:, None]
-            colour = colour * seen + paint.T.clamp(0, 1) * (1 - seen)
+            straight = colour
+            colour = straight * seen + paint.T.clamp(0, 1) * (1 - seen)
+            if head is not None and spot is not None:
+                _show_head(colour, head, spot, share[1], straight, matte_there, photo)
             # The network knows bodies, the matte how far this one's clothes and hair stand off: it decides just beyond
             # the network's outline. All of a head is the photo's, if that is turned as it should be; a second one that
             # the network would draw beside it is none.
-            inside, own_head = _between(outline, at)[0], hat * share[1]
+            inside, own_head = smooth(outline, at[0])[0], hat * share[1]
+            if spot is not None:
+                no_arm = 1 - share[2:6, spot.pixels].sum(0)
+                inside[spot.pixels] += spot.counts * no_arm * (head_inside - inside[spot.pixels])
             beyond = inside + (_HAIR * own_head).clamp_min(_STANDS_OFF)
             # The parts' own alpha is no finer than their ownership; at the matte's edge the matte itself is read.
             there = matte_there.minimum(2 * part_alpha.amax(0))
@@ -237,12 +258,39 @@ def render(
         alpha = (matte_there * (1 - change) + alpha * change)[:, None]
         rgba[chunk] = torch.cat([colour * alpha, alpha], 1).numpy()
         if shape is not None and prediction is not None:
-            normals, depth = _between(torch.cat([prediction.normals, prediction.depth], 1), at).split([3, 1])
+            normals, depth = smooth(torch.cat([prediction.normals, prediction.depth], 1), at[0]).split([3, 1])
             shape[chunk] = (torch.cat([F.normalize(normals, dim=0), depth]) * (alpha.T > 0)).T.numpy()
     layer = _without_specks(rgba.reshape(size, size, 4))
     if shape is not None:
         shape = shape.reshape(size, size, 4) * (layer[..., 3:] > 0)
     return Layer(layer, shape)
+
+
+def _show_head(
+    colours: Tensor,
+    head: TurnedHead,
+    spot: Spot,
+    share: Tensor,
+    straight: Tensor,
+    matte: Tensor,
+    photo: NDArray[np.float32],
+) -> None:
+    """Moves colours `(M, 3)` towards those of a head that turns, in place.
+
+    Args:
+        share (`(M,)`): how much of each pixel is head.
+        straight (`(M, 3)`), matte (`(M,)`): what the maps bring from the photo.
+    """
+    share = spot.counts * share[spot.pixels]
+    some = share > 0.01
+    pixels, here, share = spot.pixels[some], spot.here[some], share[some, None]
+    if len(pixels) == 0:
+        return
+    other = _read_photo(photo, spot.other_side[some] * photo.shape[0])
+    parts = taken(smooth(head.out.choice, here), (matte[pixels], other[:, 3]))
+    made_of = (straight[pixels], other[:, :3], smooth(head.out.colour, here).T.clamp(0, 1))
+    shown = torch.stack([part[:, None] * of for part, of in zip(parts, made_of, strict=True)]).sum(0)
+    colours[pixels] += share * (shown - colours[pixels])
 
 
 def _carried(

@@ -25,7 +25,10 @@ from shared.errors import BadInput, NoActor
 from shared.skeleton import FACE, Skeleton
 
 from . import weights
+from .blocks import Residual, block, lay_out
 from .carry import render, resized, spread_colours, without_arms
+from .head import Head, TurnedHead, arms_before_head, cut, head_frames, turn
+from .head_pose import HeadMaps
 from .parts import (
     NUM_PARTS,
     Body,
@@ -87,6 +90,8 @@ class Analysed:
         straight (`(n, n, 4)` float32): the frame's pixels, colours continued beyond the matte, and the matte.
         bare (`(n, n, 3)` float32): the same colours without the arms.
         small (`(1, 4, 256, 256)` float32): the frame as the network sees it, premultiplied.
+        head (`(1, 4, 96, 96)` float32): its head frame, the same.
+        before_head (`(1, 1, 128, 128)` float32, *optional*): `arms_before_head`.
     """
 
     source: Skeleton
@@ -94,6 +99,8 @@ class Analysed:
     straight: NDArray[np.float32]
     bare: NDArray[np.float32]
     small: Tensor
+    head: Tensor
+    before_head: Tensor | None
 
 
 # ------------------------------------------------------------------------------------------------------- the network
@@ -112,27 +119,6 @@ class Prediction(NamedTuple):
     colour: Tensor  # (B, 3, 64, 64), 0..1
     depth: Tensor  # (B, 1, 64, 64), towards the camera from the middle of neck and mid-hip, in torsos
     normals: Tensor  # (B, 3, 64, 64), x right, y up, z to the camera; of any length
-
-
-def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.GroupNorm(8, outputs), nn.SiLU(inplace=True)
-    )
-
-
-class _Residual(nn.Module):
-    """Two convolutions added to their input; at first they add nothing."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = _block(channels, channels)
-        self.second = nn.Conv2d(channels, channels, 3, 1, 1)
-        nn.init.zeros_(self.second.weight)
-        assert self.second.bias is not None
-        nn.init.zeros_(self.second.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(self.first(x))
 
 
 def _facial_joints(body: Body, size: int) -> Tensor:
@@ -174,28 +160,27 @@ class Motion(nn.Module):
             "channels": list(channels), "alpha_channels": alpha_channels, "blocks": list(blocks),
         }  # fmt: skip
         steps = range(len(channels) - 1)
-        self.stem = _block(NUM_PARTS * self.PER_PART + self.OTHER, channels[0])
+        self.stem = block(NUM_PARTS * self.PER_PART + self.OTHER, channels[0])
         self.down = nn.ModuleList(
             nn.Sequential(
-                _block(channels[i], channels[i + 1], 2),
-                _block(channels[i + 1], channels[i + 1]),
-                *(_Residual(channels[i + 1]) for _ in range(blocks[i])),
+                block(channels[i], channels[i + 1], 2),
+                block(channels[i + 1], channels[i + 1]),
+                *(Residual(channels[i + 1]) for _ in range(blocks[i])),
             )
             for i in steps
         )
         self.up = nn.ModuleList(
-            nn.Sequential(
-                _block(channels[i] + channels[i + 1], channels[i]), _block(channels[i], channels[i])
-            )
+            nn.Sequential(block(channels[i] + channels[i + 1], channels[i]), block(channels[i], channels[i]))
             for i in steps
         )
         self.head = nn.Conv2d(channels[0], sum(self.HEADS), 3, 1, 1)
         self.narrow = nn.Conv2d(channels[0], 16, 1)
         last = nn.Conv2d(alpha_channels, 4, 3, 1, 1)
         # The photo's matte, carried at 256 px along the map, as 2x2 blocks of a 128-px grid.
-        self.alpha = nn.Sequential(_block(16 + 4, alpha_channels), last)
+        self.alpha = nn.Sequential(block(16 + 4, alpha_channels), last)
         for layer in (self.head, last):
             nn.init.normal_(layer.weight, std=0.01)
+        lay_out(self)
 
     def forward(
         self, source: Tensor, source_xy: Tensor, source_known: Tensor, target_xy: Tensor, target_known: Tensor
@@ -346,6 +331,7 @@ class MotionTransfer:
 
     def __init__(self, name: str = "motion") -> None:
         self.network = None if name == "limbs" else weights.load(Motion, "transfer", name)
+        self.head = None if name == "limbs" else weights.load(Head, "transfer", "head")
 
     def transfer(
         self, rgb: NDArray[np.uint8], matte: NDArray[np.float32], source: Skeleton, target: Skeleton
@@ -375,8 +361,12 @@ class MotionTransfer:
         straight = np.dstack([spread_colours(photo[..., :3], photo[..., 3]), photo[..., 3]])
         photo[..., :3] *= photo[..., 3:]
         small = torch.from_numpy(resized(photo, Motion.PHOTO)).permute(2, 0, 1)[None]
-        bare = without_arms(straight, *tensors(source, frame))
-        return Analysed(source, frame, straight, bare, small)
+        joints = tensors(source, frame)
+        bare = without_arms(straight, *joints)
+        origin, side = head_frames(*joints)
+        finer = math.ceil(float(side) * frame.size / Head.FINE)
+        head = cut(torch.from_numpy(photo).permute(2, 0, 1)[None], origin, side, Head.FINE, max(finer, 1))
+        return Analysed(source, frame, straight, bare, small, head, arms_before_head(*joints))
 
     @torch.inference_mode()
     def pose(self, actor: Analysed, target: Skeleton, passes: bool = False) -> Person:
@@ -405,7 +395,8 @@ class MotionTransfer:
         prediction = None
         if self.network is not None:
             prediction = self.network(actor.small, source_xy, source_known, target_xy, target_known)
-        layer = render(straight, bare, maps, prediction, frame.size, passes)
+        head = self._turned(actor, maps)
+        layer = render(straight, bare, maps, prediction, frame.size, passes, head)
         rows, columns = (np.flatnonzero(layer.rgba[..., 3].any(axis)) for axis in (1, 0))
         if len(rows) == 0:
             return Person(np.zeros((1, 1, 4), np.float32), frame.x, frame.y)
@@ -417,3 +408,21 @@ class MotionTransfer:
             depth = layer.shape[here][..., 3] * _TORSO_METRES
         rgba = np.ascontiguousarray(layer.rgba[here])
         return Person(rgba, frame.x + left, frame.y + top, depth, normals)
+
+    def _turned(self, actor: Analysed, maps: PartMaps) -> TurnedHead | None:
+        """The head, where there is a network for it and it must turn."""
+        change = float(maps.change())
+        turned = turn(HeadMaps(maps.source, maps.target), maps.source.known, maps.target.known)
+        share, covered = float(turned) * change, actor.before_head
+        if self.head is None or (share < 0.01 and covered is None):
+            return None
+        origins, sides = zip(
+            *(head_frames(body.xy, body.known) for body in (maps.source, maps.target)), strict=True
+        )
+        joints = [
+            ((body.xy - origin[:, None]) / side, body.known)
+            for body, origin, side in zip((maps.source, maps.target), origins, sides, strict=True)
+        ]
+        out = self.head(actor.head, *joints[0], *joints[1])
+        covered = None if covered is None else covered * change
+        return TurnedHead(share, covered, out, origins[0][0], float(sides[0]), origins[1][0], float(sides[1]))

@@ -76,11 +76,10 @@ def _resample(picture: Tensor, origin: Tensor, size: Tensor, mode: str = "biline
     return F.grid_sample(picture, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
-def _clouds(batch: int, channels: int, cells: int) -> Tensor:
-    """Smooth noise `(B, C, 256, 256)`, about 0..1."""
-    return F.interpolate(
-        torch.rand(batch, channels, cells, cells), size=256, mode="bilinear", align_corners=False
-    )
+def _clouds(like: Tensor, channels: int, cells: int) -> Tensor:
+    """Smooth noise `(B, channels, h, w)`, about 0..1, for pictures `(B, C, h, w)`."""
+    noise = torch.rand(len(like), channels, cells, cells)
+    return F.interpolate(noise, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _blurred(picture: Tensor, size: int) -> Tensor:
@@ -89,7 +88,7 @@ def _blurred(picture: Tensor, size: int) -> Tensor:
     return F.avg_pool2d(rows, (1, size), 1, (0, size // 2))
 
 
-def _photographed(clean: Tensor) -> Tensor:
+def photographed(clean: Tensor) -> Tensor:
     """The source as an estimator would cut it from a photo: loose edges that take background along, holes, blur."""
     count = len(clean)
     alpha = clean[:, 3:]
@@ -97,11 +96,11 @@ def _photographed(clean: Tensor) -> Tensor:
     softer = _blurred(_blurred(soft, 9), 9)
     share = torch.rand(count, 1, 1, 1)
     estimated = torch.where(torch.rand(count, 1, 1, 1) < 0.5, soft, soft + (softer - soft) * share)
-    gain, bias = 1 + 3 * torch.rand(count, 1, 1, 1), 0.7 * (_clouds(count, 1, 6) - 0.5)
+    gain, bias = 1 + 3 * torch.rand(count, 1, 1, 1), 0.7 * (_clouds(clean, 1, 6) - 0.5)
     estimated = ((estimated - 0.5) * gain + 0.5 + bias).clamp(0, 1)
-    holes = smoothstep(_clouds(count, 1, 9), 0.8, 0.95) * (torch.rand(count, 1, 1, 1) < 0.3)
+    holes = smoothstep(_clouds(clean, 1, 9), 0.8, 0.95) * (torch.rand(count, 1, 1, 1) < 0.3)
     estimated = torch.where(torch.rand(count, 1, 1, 1) < 0.2, alpha, estimated * (1 - 0.8 * holes))
-    behind = (torch.rand(count, 3, 1, 1) + 0.6 * (_clouds(count, 3, 10) - 0.5)).clamp(0, 1)
+    behind = (torch.rand(count, 3, 1, 1) + 0.6 * (_clouds(clean, 3, 10) - 0.5)).clamp(0, 1)
     photo = clean[:, :3] + behind * (1 - alpha)
     photo = torch.where(torch.rand(count, 1, 1, 1) < 0.3, _blurred(photo, 3), photo)
     # Blocks of 8 px in which all detail is damped, as strong compression leaves them.
@@ -109,6 +108,26 @@ def _photographed(clean: Tensor) -> Tensor:
     damped = 0.5 * torch.rand(count, 1, 1, 1) * (torch.rand(count, 1, 1, 1) < 0.15)
     photo = (photo + damped * (coarse - photo) + 0.02 * torch.randn_like(photo)).clamp(0, 1)
     return torch.cat([photo * estimated, estimated], 1)
+
+
+def recoloured(source: Tensor, target: Tensor, swaps: float = 0.3) -> tuple[Tensor, Tensor]:
+    """The same change of colour for both premultiplied pictures of each pair; their lights differ already.
+
+    `swaps` is how often red, green and blue are exchanged, which no skin survives.
+    """
+    gamma = torch.exp(torch.empty(len(source), 3, 1, 1).uniform_(-0.5, 0.5))
+    swap = torch.randperm(3) if torch.rand(()) < swaps else torch.arange(3)
+    changed = []
+    for picture in (source, target):
+        straight = (picture[:, :3] / picture[:, 3:].clamp_min(1e-3)).clamp(0, 1)
+        changed.append(torch.cat([straight[:, swap] ** gamma * picture[:, 3:], picture[:, 3:]], 1))
+    return changed[0], changed[1]
+
+
+def picture_of(pairs: Pairs, key: str) -> Tensor:
+    """The pictures `src` or `tgt` of pairs, premultiplied, `(B, 4, 256, 256)`."""
+    rgba = torch.from_numpy(pairs[key]).permute(0, 3, 1, 2).float() / 255
+    return torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
 
 
 def _forget(known: Tensor, share: float) -> Tensor:
@@ -127,12 +146,7 @@ def prepare(pairs: Pairs, augment: bool) -> Batch:
             (0 unknown, 1 occluded, 2 seen), `flow` (source points 0..1), `vis` (0 none, 1 exact, 2 unseen), `depth`,
             `normals` (of the target; all 0 where the file has none).
     """
-
-    def picture(key: str) -> Tensor:
-        rgba = torch.from_numpy(pairs[key]).permute(0, 3, 1, 2).float() / 255
-        return torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
-
-    source, target = picture("src"), picture("tgt")
+    source, target = picture_of(pairs, "src"), picture_of(pairs, "tgt")
     source_xy, target_xy = (torch.from_numpy(pairs[key]).float() / 256 for key in ("ks", "kt"))
     source_state, target_state = (torch.from_numpy(pairs[key]) for key in ("vs", "vt"))
     flow = torch.from_numpy(pairs["flow"].astype(np.float32)).permute(0, 3, 1, 2)
@@ -164,15 +178,7 @@ def prepare(pairs: Pairs, augment: bool) -> Batch:
             mirror, shift = source_xy.new_tensor([-1.0, 1.0]), source_xy.new_tensor([1.0, 0.0])
             source_xy, target_xy = (xy[:, order] * mirror + shift for xy in (source_xy, target_xy))
             source_known, target_known = source_known[:, order], target_known[:, order]
-        # The same change of colour for both; their lights differ already.
-        gamma = torch.exp(torch.empty(count, 3, 1, 1).uniform_(-0.5, 0.5))
-        swap = torch.randperm(3) if torch.rand(()) < 0.3 else torch.arange(3)
-        source, target = (
-            torch.cat(
-                [(t[:, :3] / t[:, 3:].clamp_min(1e-3)).clamp(0, 1)[:, swap] ** gamma * t[:, 3:], t[:, 3:]], 1
-            )
-            for t in (source, target)
-        )
+        source, target = recoloured(source, target)
         # Half-length photos: everything below a line between waist and ankles is not in the picture.
         hips = complete(source_xy, source_known).xy[:, [R_HIP, L_HIP], 1].mean(1)
         line = hips + torso_length(source_xy, source_known) * torch.empty(count).uniform_(-0.3, 1.4)
@@ -199,7 +205,7 @@ def prepare(pairs: Pairs, augment: bool) -> Batch:
         target_shake = torch.randn(count, 18, 2) * shake[:, None, None] * 0.6
         source_xy = source_xy + source_shake
         target_xy = target_xy + torch.where(same[:, None, None], source_shake, target_shake)
-        source = _photographed(source)
+        source = photographed(source)
     jitter = 0.06 if augment else 0.0
     origin, size = _frames(source_xy, source_known, jitter)
     target_origin, target_size = _frames(target_xy, target_known, jitter)
@@ -257,7 +263,7 @@ def losses(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def begin_from(network: Motion, tensors: dict[str, Tensor]) -> None:
+def begin_from(network: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Takes over what fits of other weights: a head that has grown keeps what it had, new layers start as they are."""
     state = network.state_dict()
     for key, value in tensors.items():
@@ -288,7 +294,7 @@ class Options:
     rate: float = 2e-3
     seed: int = 0
     start: Path | None = None
-    machine: Machine = field(default_factory=functools.partial(Machine, precision="bf16-mixed"))
+    machine: Machine = field(default_factory=Machine)
 
 
 def train(options: Options) -> None:

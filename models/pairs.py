@@ -24,6 +24,8 @@ from shared.errors import BadInput
 
 Pairs = dict[str, NDArray[Any]]
 Split = Literal["train", "val"]
+Framing = Literal["whole", "head"]
+"""What the frame is about: the person, or the head, which fills too little of a person to be learned there."""
 
 KEYS = ("src", "tgt", "ks", "kt", "vs", "vt", "flow", "vis", "depth", "normals")
 PER_LOOK = 12  # rendered pairs that show the same person in the same clothes
@@ -54,7 +56,13 @@ def read(stream: IO[bytes]) -> Pairs | None:
 
 
 def rendered(
-    assets: Path, seed: int, split: Split = "train", first: int = 0, step: int = 1, workers: int = 1
+    assets: Path,
+    seed: int,
+    split: Split = "train",
+    first: int = 0,
+    step: int = 1,
+    workers: int = 1,
+    framing: Framing = "whole",
 ) -> Iterator[Pairs]:
     """The pairs of look number `first`, then of every `step`-th one, without end.
 
@@ -63,6 +71,7 @@ def rendered(
     Args:
         assets: folder with `makehuman/` and `mocap/`.
         split: `"val"` has looks, skins and motions that `"train"` never shows.
+        framing: `"head"` frames head and shoulders, as the training of models/head.py wants them.
         workers: processes that render, one core each.
 
     Raises:
@@ -81,6 +90,7 @@ def rendered(
         for worker in range(workers):
             numbers = ["--first", str(first + worker * step), "--step", str(workers * step)]
             command = [str(python), "-m", "models.people", "--seed", str(seed), "--split", split, *numbers]
+            command += ["--framing", framing]
             renderers.append(
                 subprocess.Popen(
                     [*command, "--data", str(assets.resolve())],
@@ -103,7 +113,13 @@ def rendered(
 
 
 def store(
-    out: Path, assets: Path, pairs: int, seed: int, split: Split = "train", workers: int = 1
+    out: Path,
+    assets: Path,
+    pairs: int,
+    seed: int,
+    split: Split = "train",
+    workers: int = 1,
+    framing: Framing = "whole",
 ) -> Iterator[Path]:
     """Write rendered pairs as `.npz` files of 192 and yield each file's path as it is complete.
 
@@ -112,7 +128,7 @@ def store(
     Args:
         out: folder, made if absent; runs with different seeds can share it.
         pairs: how many, at least 1.
-        assets, seed, split, workers: see `rendered`.
+        assets, seed, split, workers, framing: see `rendered`.
     """
     if pairs < 1:
         raise BadInput(f"--pairs: is {pairs}", "Ask for at least one pair", "pairs")
@@ -122,7 +138,7 @@ def store(
     done = len(list(itertools.takewhile(Path.exists, files)))
     if done == len(files):
         return
-    looks = rendered(assets, seed, split, done * LOOKS_PER_FILE, workers=workers)
+    looks = rendered(assets, seed, split, done * LOOKS_PER_FILE, workers=workers, framing=framing)
     try:
         for number in range(done, len(files)):
             count = min(size, pairs - number * size)
@@ -155,23 +171,25 @@ class Rendered:
         assets (`Path`): folder with `makehuman/` and `mocap/`.
         workers (`int`): renderers of each training process, one core each.
         uses (`int`): how often a pair is used on average; less is better and asks for more rendering.
+        framing (`str`): `whole` or `head`.
     """
 
     assets: Path
     workers: int = 1
     uses: int = 4
+    framing: Framing = "whole"
 
     def stream(self, seed: int, begin: int, process: int, processes: int) -> Iterator[Pairs]:
         """Endless blocks of pairs for one training process of several, from its pair number `begin` on."""
         look, skip = divmod(begin, PER_LOOK)
         first = process + look * processes
-        for pairs in rendered(self.assets, seed, "train", first, processes, self.workers):
+        for pairs in rendered(self.assets, seed, "train", first, processes, self.workers, self.framing):
             yield {key: value[skip:] for key, value in pairs.items()}
             skip = 0
 
     def held_out(self, seed: int, count: int) -> Pairs:
         """Pairs of people who are never trained on."""
-        looks = rendered(self.assets, seed, "val")
+        looks = rendered(self.assets, seed, "val", framing=self.framing)
         try:
             parts = list(itertools.islice(looks, -(-count // PER_LOOK)))
         finally:

@@ -205,9 +205,11 @@ def _limb_coordinates(points: Tensor, start: Tensor, end: Tensor) -> tuple[Tenso
 
 
 def _limb_distance(along: Tensor, aside: Tensor, length: Tensor, torso: Tensor) -> Tensor:
-    """Distance from the limb's axis in half-widths: about 1 on the outline. All `(B, 8, M)`; torso `(B,)`."""
+    """Distance from the limb's axis in half-widths: about 1 on the outline. All `(B, 8, M)`, or `(B, 4, M)` of the arms
+    alone; torso `(B,)`."""
     unit = torso[:, None, None]
-    table = along.new_tensor([_HALF_WIDTH_START, _HALF_WIDTH_END, _BEYOND_END])[:, None, :, None]
+    table = along.new_tensor([_HALF_WIDTH_START, _HALF_WIDTH_END, _BEYOND_END])
+    table = table[:, None, : along.shape[1], None]
     # A limb that points at the camera is short, and so is its hand.
     beyond = table[2] * unit * (length / (0.3 * unit)).clamp(max=1.0)
     past = along - along.clamp_min(0.0).minimum(length + beyond)
@@ -479,6 +481,15 @@ def arm_cover(xy: Tensor, known: Tensor, size: int) -> Cover:
     return Cover(arms, torso, legs, mirrored.reshape(-1, size, size, 2))
 
 
+def arm_distances(body: Body, size: int) -> Tensor:
+    """Distance of each pixel from the four bones of the arms, in half-widths of an arm, `(B, 4, size, size)`; 9 from
+    those that are not known."""
+    start, end, drawn = (of_limb[:, :4] for of_limb in _bones_of(body))
+    points = pixel_grid(size).to(body.xy.device).expand(len(body.xy), -1, -1)
+    distance = _limb_distance(*_limb_coordinates(points, start, end), body.torso)
+    return distance.masked_fill(~drawn[..., None], 9.0).reshape(-1, 4, size, size)
+
+
 def pixel_grid(size: int, rows: slice = slice(None)) -> Tensor:
     """Centres of a frame's pixels `(1, M, 2)`, row by row, in frame coordinates."""
     centres = (torch.arange(size) + 0.5) / size
@@ -490,6 +501,12 @@ def sample(picture: Tensor, points: Tensor) -> Tensor:
     grid = points.reshape(len(points), -1, 1, 2) * 2 - 1
     values = F.grid_sample(picture, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return values.reshape(len(points), picture.shape[1], *points.shape[1:-1])
+
+
+def smooth(planes: Tensor, points: Tensor) -> Tensor:
+    """Bicubic values `(C, M)` of `(1, C, n, n)` at frame points `(M, 2)`; the border's beyond it."""
+    grid = points[None, :, None] * 2 - 1
+    return F.grid_sample(planes, grid, mode="bicubic", padding_mode="border", align_corners=False)[0, :, :, 0]
 
 
 def limb_prior(distance: Tensor, coverage: Tensor, in_target: Tensor) -> tuple[Tensor, Tensor]:

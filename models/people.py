@@ -24,9 +24,11 @@ from models import mocap, pairs
 from models.cloth import Bytes, Floats
 from models.drawing import Camera, Light, Renderer, Shot, look_at, perspective
 from models.mocap import Pose
+from models.pairs import Framing
 from models.poses import Poses
 from models.wardrobe import DATA, Body, Ints, Look, Split, Wardrobe, make_look, posed
 from shared.errors import BadInput
+from shared.skeleton import FACE
 
 SOURCES, TARGETS = 3, 4  # of a look, each source against each target
 
@@ -51,8 +53,10 @@ def make_light(rng: np.random.Generator) -> Light:
     )
 
 
-def make_camera(body: Body, vertices: Floats, shown: Ints, rng: np.random.Generator, cut: bool) -> Camera:
-    """A camera as people hold one, framed on the person: whole, or cut by the frame's edge.
+def make_camera(
+    body: Body, vertices: Floats, shown: Ints, rng: np.random.Generator, cut: bool, framing: Framing = "whole"
+) -> Camera:
+    """A camera as people hold one, framed on the person: whole, or cut by the frame's edge; or on the head alone.
 
     The person fills a part of a wider picture, as in a photo, and the square frame is a crop of it, so that
     perspective is that of a phone or film lens at its true distance.
@@ -69,6 +73,10 @@ def make_camera(body: Body, vertices: Floats, shown: Ints, rng: np.random.Genera
     eye = np.array([centre[0] + rng.uniform(-0.25, 0.25) * distance, height, distance])
     to_camera = look_at(eye, centre, np.deg2rad(rng.normal(0, 2.5)))
     view = perspective(fov) @ to_camera
+    if framing == "head":
+        middle_of_face = body.joints(vertices)[list(FACE)].mean(0)
+        around = rng.uniform(*_AROUND_HEAD) * np.array([[-1, -1], [1, 1]]) @ to_camera[:2, :3]
+        points = middle_of_face + around
     at = Camera(view, eye).project(points, 2) - 1  # -1..1, y down
     low, high = np.ascontiguousarray(at.T).min(1), np.ascontiguousarray(at.T).max(1)
     margin = rng.uniform(1.04, 1.25)
@@ -97,6 +105,9 @@ def make_camera(body: Body, vertices: Floats, shown: Ints, rng: np.random.Genera
     crop[0, 3], crop[1, 3] = -middle[0] / half, middle[1] / half
     return Camera(crop @ view, eye, to_camera[:3, :3])
 
+
+_AROUND_HEAD = (3.2, 4.6)
+"""Decimetres from the middle of the face to the edge of a frame around the head: it holds hair, chin and shoulders."""
 
 _EACH = np.array([1, 1, 1, 30], dtype=np.float32)  # pieces never mix while the piece is in the picture
 # For what is not seen: depth counts less (through the body), the mirrored side counts as 6 cm farther.
@@ -151,9 +162,10 @@ class Correspondence:
 
 
 class People:
-    """A stream of pairs. Deterministic: the same seed and split give the same people."""
+    """A stream of pairs. Deterministic: the same seed, split and framing give the same people."""
 
-    def __init__(self, split: Split = "train", data: Path = DATA) -> None:
+    def __init__(self, split: Split = "train", data: Path = DATA, framing: Framing = "whole") -> None:
+        self.framing = framing
         self.body = Body(data)
         self.wardrobe = Wardrobe(self.body, split, data)
         self.poses = Poses(self.body, split, data)
@@ -165,20 +177,23 @@ class People:
         """Render a look in a pose, turned by `turn` degrees from the camera."""
         pose = pose | {"root": mocap.rotation("y", turn) @ pose["root"]}
         vertices = posed(self.body, look, pose)
-        camera = make_camera(self.body, vertices, look.drawn, rng, cut)
+        camera = make_camera(self.body, vertices, look.drawn, rng, cut, self.framing)
         return self.renderer.draw(self.body, look, vertices, camera, light)
 
     def shots(self, rng: np.random.Generator) -> tuple[list[Shot], list[Shot]]:
         """One look: sources, mostly from the front, and targets."""
         look = make_look(self.body, self.wardrobe, rng)
         light = make_light(rng)
+        whole = self.framing == "whole"
         sources, poses = [], []
         for _ in range(SOURCES):
             turn = rng.choice(
                 [rng.normal(0, 22), rng.uniform(-100, 100), rng.uniform(-180, 180)], p=[0.62, 0.23, 0.15]
             )
             poses.append((self.poses.sample(look, rng), float(turn)))
-            sources.append(self.shot(look, *poses[-1][:1], light, turn, rng, cut=rng.random() < 0.2))
+            sources.append(
+                self.shot(look, *poses[-1][:1], light, turn, rng, cut=rng.random() < 0.2 and whole)
+            )
         targets = []
         for i in range(TARGETS):
             pose = self.poses.sample(look, rng)
@@ -187,7 +202,7 @@ class People:
             )
             if i < 2 and rng.random() < 0.6:
                 pose, turn = self.poses.near(poses[i][0], rng), poses[i][1] + rng.normal(0, 12)
-            targets.append(self.shot(look, pose, light, float(turn), rng, cut=rng.random() < 0.05))
+            targets.append(self.shot(look, pose, light, float(turn), rng, cut=rng.random() < 0.05 and whole))
         return sources, targets
 
     def pairs(self, rng: np.random.Generator) -> pairs.Pairs:
@@ -210,10 +225,15 @@ class People:
 
 
 def looks(
-    seed: int, split: Split = "train", data: Path = DATA, first: int = 0, step: int = 1
+    seed: int,
+    split: Split = "train",
+    data: Path = DATA,
+    first: int = 0,
+    step: int = 1,
+    framing: Framing = "whole",
 ) -> Iterator[pairs.Pairs]:
-    """The pairs of look number `first`, then of every `step`-th one, without end. Seed, split and number say it all."""
-    people = People(split, data)
+    """The pairs of look number `first`, then of every `step`-th one, without end. The arguments say it all."""
+    people = People(split, data, framing)
     while True:
         yield people.pairs(np.random.default_rng([seed, first, split == "val"]))
         first += step
@@ -226,6 +246,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--split", choices=("train", "val"), required=True)
+    parser.add_argument("--framing", choices=("whole", "head"), required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder with makehuman/ and mocap/")
     parser.add_argument("--first", type=int, required=True, help="number of the first look")
     parser.add_argument("--step", type=int, required=True, help="from one look's number to the next one's")
@@ -234,7 +255,9 @@ def main() -> None:
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
-        for look in looks(options.seed, options.split, options.data, options.first, options.step):
+        for look in looks(
+            options.seed, options.split, options.data, options.first, options.step, options.framing
+        ):
             pairs.write(out, look)
     except BadInput as error:
         parser.error(str(error))

@@ -87,11 +87,14 @@ def data_people(
         Literal["train", "val"], typer.Option(help="val has looks and motions that train never shows.")
     ] = "train",
     workers: Workers = 1,
+    framing: Annotated[
+        Literal["whole", "head"], typer.Option(help="The person, or head and shoulders.")
+    ] = "whole",
 ) -> None:
     """Rendered people in pairs of poses, for transfer. Needs `python3 build.py setup --people`."""
     from models.pairs import store
 
-    for file in store(out / split, assets, pairs, seed, split, workers):
+    for file in store(out / split, assets, pairs, seed, split, workers, framing):
         typer.echo(str(file))
 
 
@@ -204,18 +207,23 @@ def train_transfer(
     ] = None,
     workers: Workers = 1,
     uses: Annotated[int, typer.Option(min=1, help="How often a rendered pair is used on average.")] = 4,
-    generator: Annotated[Literal["motion", "msa"], typer.Option(help="msa is the paper's.")] = "motion",
+    generator: Annotated[
+        Literal["motion", "head", "msa"],
+        typer.Option(help="head: motion's second network, on close-ups; msa is the paper's."),
+    ] = "motion",
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.1, help="How long, earlier stretches included; motion: 90 if not given."),
+        typer.Option(min=0.1, help="How long, earlier stretches included; motion, head: 90 if not given."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="msa: how many steps.")] = 260_500,
     batch: Annotated[int, typer.Option(min=1, help="Pairs in a step, on each process.")] = 8,
-    rate: Annotated[float, typer.Option(min=1e-6, help="motion: the learning rate at the start.")] = 2e-3,
+    rate: Annotated[
+        float, typer.Option(min=1e-6, help="motion, head: the learning rate at the start.")
+    ] = 2e-3,
     start: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="motion: a model.safetensors to begin a new run from."
+            exists=True, dir_okay=False, help="motion, head: a model.safetensors to begin a new run from."
         ),
     ] = None,
     adversarial: Annotated[
@@ -228,18 +236,20 @@ def train_transfer(
     devices: Annotated[int, typer.Option(min=1, help="Processes; on cuda, GPUs.")] = 1,
     precision: Annotated[
         Literal["32-true", "bf16-mixed", "16-mixed"] | None,
-        typer.Option(help="Of the arithmetic; if not given, bf16-mixed for motion and 32-true for msa."),
+        typer.Option(
+            help="Of the arithmetic; if not given, 32-true for msa, else bf16-mixed where that is fast."
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of each process on the CPU.")] = 2,
     seed: int = 0,
 ) -> None:
     """Train stage 3, on people that are rendered meanwhile (--assets) or on files (--pairs)."""
     from models.pairs import Rendered, Stored
-    from models.transfer_training import Machine
+    from models.transfer_training import Machine, fast_precision
 
     source: Rendered | Stored
     if assets is not None and pairs is None:
-        source = Rendered(assets, workers, uses)
+        source = Rendered(assets, workers, uses, "head" if generator == "head" else "whole")
     elif pairs is not None and assets is None:
         source = Stored(pairs)
     else:
@@ -248,14 +258,19 @@ def train_transfer(
             "Give --assets to render people while training, or --pairs to train on files",
             "pairs",
         )
-    machine = Machine(
-        device, devices, precision or ("32-true" if generator == "msa" else "bf16-mixed"), threads
-    )
+    precision = precision or ("32-true" if generator == "msa" else fast_precision(device))
+    machine = Machine(device, devices, precision, threads)
     if generator == "motion":
         from models import motion_training
 
         motion_training.train(
             motion_training.Options(source, out, minutes or 90.0, batch, rate, seed, start, machine)
+        )
+    elif generator == "head":
+        from models import head_training
+
+        head_training.train(
+            head_training.Options(source, out, minutes or 90.0, batch, rate, seed, start, machine)
         )
     else:
         from models import msa_training

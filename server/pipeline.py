@@ -232,6 +232,8 @@ class Pipeline:
             used += [("placement", placement), ("refine", "body"), ("refine", "refinenet")]
         if generator != "limbs":
             used.append(("transfer", generator))
+        if generator == "motion":
+            used.append(("transfer", "head"))
         return {f"{stage}/{name}": sha256(stage, name) for stage, name in used}
 
     # --- stages -----------------------------------------------------------------------------------------

@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -122,3 +129,46 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
     assert len({line["step"] for line in lines}) == len(lines), "only the first process writes"
+
+
+@pytest.mark.timeout(300)
+def test_processes_end_with_the_first_one_even_when_interrupts_are_ignored(tmp_path: Path) -> None:
+    for number in range(2):
+        write_pairs(tmp_path / "pairs" / "train" / f"{number}.npz")
+    out = tmp_path / "run"
+    words = ["--pairs", str(tmp_path / "pairs"), "--out", str(out), "--devices", "2", "--threads", "1"]
+    run = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from server.cli import main; main()",
+            "train",
+            "transfer",
+            *words,
+            "--batch",
+            "1",
+        ],
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        ),  # as a shell's background jobs are started
+    )
+    others = []
+    try:
+        wait_for(lambda: (out / "curve.jsonl").is_file(), 240)
+        others = psutil.Process(run.pid).children(recursive=True)
+        assert len(others) >= 2
+        run.kill()
+        run.wait()
+        wait_for(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in others), 30)
+    finally:
+        run.kill()
+        for process in others:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def wait_for(true: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.2)

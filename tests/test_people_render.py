@@ -15,7 +15,7 @@ from models.drawing import SIZE
 from models.pairs import KEYS, PER_LOOK
 from models.people import Correspondence, People, looks, make_light
 from models.wardrobe import make_look
-from shared.skeleton import L_SHOULDER, NOSE, R_SHOULDER
+from shared.skeleton import FACE, L_SHOULDER, NOSE, R_SHOULDER
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +94,15 @@ def test_pairs_are_what_training_reads_and_the_same_every_time(people: People, s
     again = next(looks(5, "val", shared_data, first=1))
     for key in KEYS:
         np.testing.assert_array_equal(pairs[key], again[key])
+
+
+def test_close_ups_hold_the_head(people: People, shared_data: Path) -> None:
+    del people  # only says whether its packages are there
+    near, far = (
+        next(looks(5, "val", shared_data, first=1, framing=framing)) for framing in ("head", "whole")
+    )
+    spread = [np.ptp(pairs["kt"][:, list(FACE)], axis=1).max(1) for pairs in (near, far)]
+    assert np.median(spread[0]) > 1.3 * np.median(spread[1])
+    face = near["kt"][:, list(FACE)]
+    assert ((face > 0.2 * SIZE) & (face < 0.8 * SIZE)).all()
+    assert {key: array.shape for key, array in near.items()} == {key: a.shape for key, a in far.items()}

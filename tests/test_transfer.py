@@ -61,7 +61,8 @@ def test_the_person_lies_where_the_report_says(photo, pose, person, tmp_path, ge
     written = json.loads(report.read_text())
     assert set(written) == {"placement", "warnings", "seconds", "versions", "weights"}
     assert set(written["seconds"]) == {"detect", "matte", "transfer"}
-    assert ("transfer/motion" in written["weights"]) is (generator == "motion")
+    for network in ("transfer/motion", "transfer/head"):
+        assert (network in written["weights"]) is (generator == "motion")
     place = written["placement"]
     assert (place["width"], place["height"], place["scale"]) == (*picture.size, 1.0)
     assert f"at {place['x']},{place['y']}" in said

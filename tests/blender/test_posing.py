@@ -107,6 +107,22 @@ def test_turning_mirroring_and_turning_round(installed: str) -> None:
     assert np.allclose(np.delete(front.xy, (0, 14, 15), 0), np.delete(before.xy, (0, 14, 15), 0))
 
 
+def test_a_turned_head_shows_its_side_and_comes_back(installed: str) -> None:
+    posing = part("posing")
+    before = posing.standing((100.0, 200.0), 150.0)
+    left = posing.turn_head(before, np.radians(40), 0.0)
+    assert left.xy[0, 0] > before.xy[0, 0] + 2, "its left is our right"
+    assert not left.visible[17]
+    assert left.visible[[0, 14, 15, 16]].all()
+    assert np.allclose(left.xy[1:14], before.xy[1:14])
+    down = posing.turn_head(before, 0.0, np.radians(20))
+    assert down.xy[0, 1] > before.xy[0, 1] + 1
+    away = before
+    for _ in range(12):
+        away = posing.turn_head(away, np.radians(15), 0.0)
+    assert not away.visible[[0, 14, 15]].any(), "the back of the head"
+
+
 # ---- operators -----------------------------------------------------------------------------------------------
 
 
@@ -121,6 +137,11 @@ def test_every_pose_operator(posed: bpy.types.Scene) -> None:
     assert np.allclose(pose_of(posed).xy[L_ANKLE], (130, 230), atol=0.01)
     assert walkon.turn_joint(joint="right_hip", degrees=20.0) == {"FINISHED"}
     assert work.candidate.locked == [R_ELBOW, R_WRIST, R_KNEE, R_ANKLE, L_ANKLE]
+    facing = pose_of(posed)
+    assert walkon.turn_head(left=30.0) == {"FINISHED"}
+    assert pose_of(posed).xy[0, 0] > facing.xy[0, 0] + 1
+    assert walkon.turn_head(left=-30.0) == {"FINISHED"}
+    assert np.abs(pose_of(posed).xy[0] - facing.xy[0]).max() < 3
     assert walkon.mirror_pose() == {"FINISHED"}
     assert walkon.mirror_pose() == {"FINISHED"}
     assert np.allclose(pose_of(posed).xy[L_ANKLE], (130, 230), atol=0.02)
@@ -245,6 +266,7 @@ def test_undo_and_redo_over_each_edit(posed: bpy.types.Scene) -> None:
         lambda: walkon.pin_candidate(),
         lambda: walkon.correct_person(),
         lambda: walkon.turn_joint(joint="left_shoulder", degrees=30.0),
+        lambda: walkon.turn_head(left=20.0, down=5.0),
         lambda: walkon.add_person(x=150.0, y=200.0),
         lambda: walkon.new_box(left=10.0, top=20.0, right=110.0, bottom=120.0),
         lambda: walkon.remove_box(),

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads that turn: a network that moves, and where it must paints, the photo's head as another pose shows it.
+
+The part maps carry a head as it is in the photo, turned in the picture's plane alone. `HeadMaps` turns it in space, as
+if it were an ellipsoid; `Head` looks at a square around it, finer than `Motion` sees it, and says how these maps are
+off, which of the head the photo shows, there or on its other side, what the rest looks like and where the outline runs.
+It is asked only for heads that turn (`turn`) or that the photo's own arms hide: all others are the photo's own pixels.
+
+A *head frame* is a square of 1.15 torsos around the face; coordinates inside run from 0 to 1 as in other frames.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared.skeleton import (
+    FACE,
+    L_ELBOW,
+    L_SHOULDER,
+    L_WRIST,
+    NECK,
+    R_ELBOW,
+    R_SHOULDER,
+    R_WRIST,
+)
+
+from .blocks import Residual, block, lay_out
+from .head_pose import HeadMaps, angle_between
+from .parts import (
+    Body,
+    arm_cover,
+    arm_distances,
+    complete,
+    normalised,
+    pixel_grid,
+    sample,
+    smooth,
+    smoothstep,
+)
+
+_SIDE = 1.15
+"""Of the head frame, in torsos."""
+_UP = 0.08
+"""How far above the middle of the face its centre lies, in torsos: there is hair above, a neck below."""
+_SPOT, _WIDE_SPOT = 0.05, 0.12
+"""Standard deviations of what marks facial joints, and neck and shoulders, for the network, in torsos."""
+_TRUNK = (NECK, R_SHOULDER, L_SHOULDER)
+
+
+def head_frames(xy: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Origin `(B, 2)` and side `(B,)` of the head frames, in the unit of the joints `(B, 18, 2)`."""
+    body = complete(xy, known)
+    up = normalised(body.head - body.xy[:, NECK])
+    side = _SIDE * body.torso
+    return body.head + _UP * body.torso[:, None] * up - side[:, None] / 2, side
+
+
+def turn(maps: HeadMaps, source_known: Tensor, target_known: Tensor) -> Tensor:
+    """How far the head must turn out of the picture's plane, `(B,)`: 0 up to 12 degrees, 1 from 30 degrees on, or where
+    only one of both shows a face.
+
+    Args:
+        maps (`HeadMaps`): of both.
+        source_known, target_known (`(B, 18)` bool).
+    """
+    source, target = (known[:, FACE].any(1) for known in (source_known, target_known))
+    turned = smoothstep(angle_between(maps.source, maps.target), math.radians(12), math.radians(30))
+    return torch.where(source & target, turned, (source != target).to(turned.dtype))
+
+
+def cut(picture: Tensor, origin: Tensor, side: Tensor, size: int, finer: int = 2) -> Tensor:
+    """The squares at `origin` `(B, 2)` of that `side` `(B,)`, in units of the pictures `(B, C, n, n)`, as
+    `(B, C, size, size)`; each pixel is the mean of `finer` x `finer` samples. 0 outside."""
+    fine = finer * size
+    points = origin[:, None] + side[:, None, None] * pixel_grid(fine).to(picture.device)
+    return F.avg_pool2d(sample(picture, points).reshape(*picture.shape[:2], fine, fine), finer)
+
+
+def arms_before_head(xy: Tensor, known: Tensor) -> Tensor | None:
+    """Where arms lie before the head, `(1, 1, 128, 128)` of the person frame; None where none does.
+
+    Args:
+        xy (`(1, 18, 2)` float), known (`(1, 18)` bool): joints in frame coordinates.
+    """
+    origin, side = head_frames(xy, known)
+    joints = [R_ELBOW, R_WRIST, L_ELBOW, L_WRIST]
+    near = window((xy[:, joints] - origin[:, None]) / side) > 0
+    if not (near & known[:, joints]).any():
+        return None
+    return arm_cover(xy, known, 128).arms[:, None]
+
+
+class Turned(NamedTuple):
+    """What `Head` says about a batch of heads, in the target's head frame."""
+
+    maps: HeadMaps  # between the head frames
+    correction: Tensor  # (B, 4, 48, 48), added to source points and to those of the other side, frame units
+    flow: Tensor  # (B, 48, 48, 4), both kinds of the resulting points of the source's head frame
+    carried: Tensor  # (B, 8, 96, 96), the photo there
+    choice: (
+        Tensor  # (B, 3, 48, 48), logits: what is taken, the photo, the photo of the other side, the painting
+    )
+    colour: Tensor  # (B, 3, 96, 96), the painting, 0..1
+    alpha: Tensor  # (B, 1, 96, 96), logits
+
+
+class Head(nn.Module):
+    """U-Net at 48 px over the photo's head, turned as an ellipsoid would; painting and outline at 96 px.
+
+    Args:
+        channels (`tuple` of 4 `int`, *optional*): width at 48, 24, 12 and 6 px.
+        fine (`int`, *optional*, defaults to 24): width at 96 px.
+    """
+
+    SIZE, FINE = 48, 96
+    MAX_CORRECTION = 0.25  # of the frame
+    HEADS = (4, 3, 16)
+    """Channels at 48 px: corrections, choice, what the painting at 96 px begins with."""
+    INPUTS = 2 * 4 * 4 + 3 + 2 * (len(FACE) + len(_TRUNK)) + 4
+    """The carried photo and its other side in 2x2 blocks, how the photo sees both, where the ellipsoid is, the photo's
+    joints carried and the target's, distance from the bones of its arms."""
+
+    def __init__(self, channels: tuple[int, ...] = (32, 64, 96, 128), fine: int = 24) -> None:
+        super().__init__()
+        self.config: dict[str, object] = {"channels": list(channels), "fine": fine}
+        steps = range(len(channels) - 1)
+        self.stem = block(self.INPUTS, channels[0])
+        self.down = nn.ModuleList(
+            nn.Sequential(
+                block(channels[i], channels[i + 1], 2), Residual(channels[i + 1]), Residual(channels[i + 1])
+            )
+            for i in steps
+        )
+        self.up = nn.ModuleList(
+            nn.Sequential(block(channels[i] + channels[i + 1], channels[i]), Residual(channels[i]))
+            for i in steps
+        )
+        self.head = nn.Conv2d(channels[0], sum(self.HEADS), 3, 1, 1)
+        last = nn.Conv2d(fine, 4, 3, 1, 1)
+        self.paint = nn.Sequential(block(self.HEADS[-1] + 8, fine), last)
+        nn.init.normal_(self.head.weight[: sum(self.HEADS[:2])], std=0.01)
+        nn.init.normal_(last.weight, std=0.01)
+        lay_out(self)
+
+    def forward(
+        self, source: Tensor, source_xy: Tensor, source_known: Tensor, target_xy: Tensor, target_known: Tensor
+    ) -> Turned:
+        """Predicts the head of the target pose.
+
+        Args:
+            source (`(B, 4, 96, 96)` float32): premultiplied RGBA of the photo in its head frame, 0..1.
+            source_xy, target_xy (`(B, 18, 2)` float32): joints, each in its own head frame.
+            source_known, target_known (`(B, 18)` bool).
+        """
+        size, fine, batch = self.SIZE, self.FINE, len(source)
+        with torch.no_grad():
+            bodies = complete(source_xy, source_known), complete(target_xy, target_known)
+            maps = HeadMaps(*bodies)
+            grid = pixel_grid(fine).to(source.device).expand(batch, -1, -1)
+            here = maps.at(grid)
+            at = torch.cat([here.direct, here.mirrored], 2).transpose(1, 2).reshape(batch, 4, fine, fine)
+            coarse_at = F.avg_pool2d(at, 2)
+            seen = torch.stack([here.faces, here.mirrored_faces, here.on_head], 1).reshape(
+                batch, 3, fine, fine
+            )
+            seen = F.avg_pool2d(seen, 2)
+            marks = torch.cat([face_spots(bodies[0], size), _trunk_spots(bodies[0], size)], 1)
+            points = coarse_at[:, :2].permute(0, 2, 3, 1)
+            planes = [
+                F.pixel_unshuffle(_both(source, at), 2),
+                seen,
+                sample(marks, points),
+                face_spots(bodies[1], size),
+                _trunk_spots(bodies[1], size),
+                torch.exp(-(arm_distances(bodies[1], size) ** 2) / 2),
+            ]
+            features = torch.cat(planes, 1)
+        x = self.stem(features.contiguous(memory_format=torch.channels_last))
+        skips = [x]
+        for layer in self.down:
+            x = layer(x)
+            skips.append(x)
+        for i in reversed(range(len(self.up))):
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = self.up[i](torch.cat([x, skips[i]], 1))
+        correction, choice, start = self.head(x).split(self.HEADS, 1)
+        correction = torch.tanh(correction.float()) * self.MAX_CORRECTION
+        # What the photo sees square on is taken from it unless the network knows better.
+        prior = torch.stack([4 * seen[:, 0], 4 * seen[:, 1] - 2, torch.ones_like(seen[:, 0])], 1)
+        enlarged = F.interpolate(correction, size=fine, mode="bilinear", align_corners=False)
+        carried = _both(source, at + enlarged)
+        start = F.interpolate(start, size=fine, mode="bilinear", align_corners=False)
+        painted = self.paint(torch.cat([start, carried.to(start.dtype)], 1)).float()
+        flow = (coarse_at + correction).permute(0, 2, 3, 1)
+        return Turned(
+            maps, correction, flow, carried, choice.float() + prior, torch.sigmoid(painted[:, :3]), painted[:, 3:]
+        )  # fmt: skip
+
+
+def _both(source: Tensor, at: Tensor) -> Tensor:
+    """`(B, 8, n, n)`: the photo at the two kinds of points `(B, 4, n, n)`."""
+    return torch.cat([sample(source, points.permute(0, 2, 3, 1)) for points in at.split(2, 1)], 1)
+
+
+def face_spots(body: Body, size: int) -> Tensor:
+    """A soft spot at each known facial joint, `(B, 5, size, size)`, of people in their head frames."""
+    return _spots(body, FACE, size, _SPOT)
+
+
+def _trunk_spots(body: Body, size: int) -> Tensor:
+    return _spots(body, _TRUNK, size, _WIDE_SPOT)
+
+
+def _spots(body: Body, joints: tuple[int, ...], size: int, deviation: float) -> Tensor:
+    offset = pixel_grid(size).to(body.xy.device)[:, None] - body.xy[:, joints, None]
+    spots = torch.exp(-offset.square().sum(-1) / (2 * (deviation * body.torso[:, None, None]) ** 2))
+    return (spots * body.known[:, joints, None]).reshape(-1, len(joints), size, size)
+
+
+def in_window(size: int) -> Tensor:
+    """`(size, size)`: 1 on a head and the hair around it, falling to 0 at the head frame's edge."""
+    return window(pixel_grid(size)[0]).reshape(size, size)
+
+
+def window(points: Tensor) -> Tensor:
+    """`in_window` at any points `(..., 2)` of a head frame."""
+    return 1 - smoothstep((points - 0.5).norm(dim=-1), 0.36, 0.5)
+
+
+class Taken(NamedTuple):
+    """Of what a head is made: shares `(..., 3)` of the photo, of the photo of the other side, and of the painting."""
+
+    photo: Tensor
+    other_side: Tensor
+    painting: Tensor
+
+
+def taken(choice: Tensor, mattes: tuple[Tensor, Tensor]) -> Taken:
+    """What counts where the photo's matte is `mattes` at both kinds of points: where it is 0 there is nothing to take.
+
+    Args:
+        choice (`(3, ...)`): logits.
+    """
+    shares = choice.softmax(0)
+    photo, other = (
+        share * smoothstep(matte, 0.05, 0.5) for share, matte in zip(shares, mattes, strict=False)
+    )
+    return Taken(photo, other, 1 - photo - other)
+
+
+@dataclass(frozen=True)
+class TurnedHead:
+    """One head that turns, as models/carry.py reads it.
+
+    Args:
+        share (`float`): how much of it counts, 0..1: `turn`.
+        covered (`(1, 1, n, n)`, *optional*): where the photo's arms lie before its head, in its person frame: what is
+            behind them counts wholly, however little the head turns.
+        out (`Turned`): of a batch of one.
+        source_origin, target_origin (`(2,)`), source_side, target_side (`float`): the head frames in the coordinates
+            of the person frames.
+    """
+
+    share: float
+    covered: Tensor | None
+    out: Turned
+    source_origin: Tensor
+    source_side: float
+    target_origin: Tensor
+    target_side: float
+
+    def counts(self, points: Tensor) -> Tensor:
+        """How much the head counts at target points `(M, 2)` of the person frame, `(M,)`."""
+        here = (points - self.target_origin) / self.target_side
+        counts = torch.full_like(here[:, 0], self.share)
+        if self.covered is not None:
+            photo = self.out.maps.at(here[None]).direct * self.source_side + self.source_origin
+            counts = counts.maximum(sample(self.covered, photo)[0, 0])
+        return counts * window(here)
+
+    def spot(self, points: Tensor) -> Spot | None:
+        """The part of target points `(M, 2)` of the person frame that the head has a say in; None if it is in none."""
+        pixels = (window((points - self.target_origin) / self.target_side) > 0).nonzero()[:, 0]
+        if len(pixels) == 0:
+            return None
+        here = (points[pixels] - self.target_origin) / self.target_side
+        places, correction = self.out.maps.at(here[None]), smooth(self.out.correction, here).T
+        direct, other_side = (
+            (at[0] + off) * self.source_side + self.source_origin
+            for at, off in zip((places.direct, places.mirrored), correction.split(2, 1), strict=True)
+        )
+        return Spot(pixels, here, self.counts(points[pixels]), direct, other_side)
+
+
+class Spot(NamedTuple):
+    """Pixels in which a head that turns has a say."""
+
+    pixels: Tensor  # (K,), which of the points they are
+    here: Tensor  # (K, 2), in the target's head frame
+    counts: Tensor  # (K,), how much the head counts, 0..1
+    direct: Tensor  # (K, 2), where in the source's person frame they come from
+    other_side: Tensor  # (K, 2), where the photo shows the same of the head's other side

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training of `Head` on rendered close-ups (`walkon data people --framing head`), with the faults of real photos.
+
+Its losses are those of `Motion` and an adversarial one (LSGAN, Mao et al. 2017), without which what the photo does not
+show is a blur. A patch critic sees the head, and where the joints of its face should be.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from shared.skeleton import FACE, MIRROR, NECK
+
+from . import transfer_training, weights
+from .head import Head, Turned, cut, face_spots, head_frames, in_window, taken
+from .motion_training import begin_from, photographed, picture_of, recoloured
+from .msa_training import EdgeLoss
+from .pairs import Pairs, Rendered, Stored
+from .parts import complete, pixel_grid
+from .training import follow
+from .transfer_training import Machine, Run
+
+
+class Batch(NamedTuple):
+    """Heads in their frames."""
+
+    source: Tensor  # (B, 4, 96, 96) premultiplied, as a photo and its estimated matte would be
+    source_xy: Tensor  # (B, 18, 2)
+    source_known: Tensor  # (B, 18) bool
+    target: Tensor  # (B, 4, 96, 96) premultiplied, the truth
+    target_xy: Tensor
+    target_known: Tensor
+    flow: Tensor  # (B, 48, 48, 2), source points
+    state: Tensor  # (B, 48, 48): 0 background, 1 seen in the source, 2 not
+
+
+def _as_estimated(xy: Tensor, state: Tensor, augment: bool) -> tuple[Tensor, Tensor]:
+    """Joints and which are known, as an estimator would find them.
+
+    Joints outside a close-up's frame are known too: in use the person is seen whole. Of what the head itself hides an
+    estimator finds, in one photo, all, in another nothing.
+    """
+    known = torch.ones_like(state, dtype=torch.bool)
+    if augment:
+        face = torch.zeros(18, dtype=torch.bool)
+        face[list(FACE)] = True
+        hidden = face & (state != 2)
+        known &= ~(hidden & (torch.rand(len(xy), 1) < 0.5))
+        known &= (torch.rand(xy.shape[:2]) > 0.03) | ~face
+        torso = (xy[:, NECK] - xy[:, [8, 11]].mean(1)).norm(dim=-1)
+        shake = torch.where(torch.rand(len(xy)) < 0.2, 0.03, 0.012) * torso
+        xy = xy + torch.randn(xy.shape) * shake[:, None, None]
+    return xy, known
+
+
+def prepare(pairs: Pairs, augment: bool) -> Batch:
+    """Close-ups as read -> head frames, with the faults of real photos if `augment`; keys as in docs/people.md."""
+    source, target = picture_of(pairs, "src"), picture_of(pairs, "tgt")
+    source_xy, target_xy = (torch.from_numpy(pairs[key]).float() / 256 for key in ("ks", "kt"))
+    source_state, target_state = (torch.from_numpy(pairs[key]) for key in ("vs", "vt"))
+    flow = torch.from_numpy(pairs["flow"].astype(np.float32)).permute(0, 3, 1, 2)
+    state = torch.from_numpy(pairs["vis"])[:, None].float()
+    if augment and torch.rand(()) < 0.5:
+        source, target, flow, state = (t.flip(3) for t in (source, target, flow, state))
+        flow = torch.cat([1 - flow[:, :1], flow[:, 1:]], 1)
+        order = list(MIRROR)
+        mirror, shift = source_xy.new_tensor([-1.0, 1.0]), source_xy.new_tensor([1.0, 0.0])
+        source_xy, target_xy = (xy[:, order] * mirror + shift for xy in (source_xy, target_xy))
+        source_state, target_state = source_state[:, order], target_state[:, order]
+    source_xy, source_known = _as_estimated(source_xy, source_state, augment)
+    target_xy, target_known = _as_estimated(target_xy, target_state, augment)
+    origin, side = head_frames(source_xy, source_known)
+    target_origin, target_side = head_frames(target_xy, target_known)
+    source = cut(source, origin, side, Head.FINE)
+    target = cut(target, target_origin, target_side, Head.FINE)
+    if augment:
+        source, target = recoloured(source, target, swaps=0.05)
+        source = photographed(source)
+    points = target_origin[:, None] + target_side[:, None, None] * pixel_grid(Head.SIZE)
+    at = points.reshape(-1, Head.SIZE, Head.SIZE, 2) * 2 - 1
+    # The mean of two places of the photo is neither of them.
+    moved = F.grid_sample(torch.cat([flow, state], 1), at, mode="nearest", align_corners=False)
+    return Batch(
+        source,
+        (source_xy - origin[:, None]) / side[:, None, None],
+        source_known,
+        target,
+        (target_xy - target_origin[:, None]) / target_side[:, None, None],
+        target_known,
+        (moved[:, :2].permute(0, 2, 3, 1) - origin[:, None, None]) / side[:, None, None, None],
+        moved[:, 2].round(),
+    )
+
+
+def shown(out: Turned) -> Tensor:
+    """The head as `Head` alone would show it, premultiplied `(B, 4, 96, 96)`."""
+    choice = F.interpolate(out.choice, scale_factor=2, mode="bilinear", align_corners=False)
+    straight, mattes = [], []
+    for photo in out.carried.split(4, 1):
+        straight.append((photo[:, :3] / photo[:, 3:].clamp_min(0.05)).clamp(0, 1))
+        mattes.append(photo[:, 3])
+    shares = [share[:, None] for share in taken(choice.transpose(0, 1), (mattes[0], mattes[1]))]
+    colour = shares[0] * straight[0] + shares[1] * straight[1] + shares[2] * out.colour
+    alpha = torch.sigmoid(out.alpha)
+    return torch.cat([colour * alpha, alpha], 1)
+
+
+def losses(out: Turned, batch: Batch) -> dict[str, Tensor]:
+    """Each a scalar: error of the map, of alpha (edges count more), of the picture and of its edges, of the painting
+    alone, of what is taken for visible; `total` of these. What lies in the frame but not on the head counts little."""
+    near, near_coarse = (0.2 + 0.8 * in_window(size) for size in (Head.FINE, Head.SIZE))
+    off, off_mirrored = ((flow - batch.flow).abs().sum(-1) for flow in out.flow.split(2, 3))
+    seen, unseen = ((batch.state == state).float() * near_coarse for state in (1, 2))
+    flow = (off * seen).sum() + 0.2 * (off.minimum(off_mirrored) * unseen).sum()
+    flow = flow / (seen.sum() + 0.2 * unseen.sum() + 1)
+    truth = batch.target[:, 3:]
+    edge = 1 - (2 * F.avg_pool2d(truth, 5, 1, 2) - 1).abs()
+    weight = (1 + 4 * edge) * near
+    alpha = F.binary_cross_entropy_with_logits(out.alpha, truth, weight, reduction="sum") / weight.sum()
+    picture = shown(out)
+    colour = ((picture - batch.target).abs() * near).mean()
+    edges = EdgeLoss()(picture * near, batch.target * near)
+    wanted = batch.target[:, :3] / truth.clamp_min(0.05)
+    person = truth * near
+    painted = ((out.colour - wanted).abs() * person).sum() / (3 * person.sum() + 1)
+    photo, *others = out.choice.log_softmax(1).unbind(1)
+    other = torch.stack(others).logsumexp(0)
+    visible = -(photo * seen + other * unseen).sum() / (seen.sum() + unseen.sum() + 1)
+    total = 4 * flow + alpha + 6 * colour + 3 * edges + painted + 0.2 * visible
+    return {
+        "total": total, "flow": flow, "alpha": alpha, "colour": colour, "edges": edges, "painted": painted,
+        "visible": visible,
+    }  # fmt: skip
+
+
+class Critic(nn.Module):
+    """Tells patches of rendered heads from those of `Head`, by premultiplied RGBA and the face's joints."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        widths = (4 + len(FACE), width, 2 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [spectral_norm(nn.Conv2d(inputs, outputs, 4, 2, 1)), nn.LeakyReLU(0.2, inplace=True)]
+        self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(widths[-1], 1, 3, 1, 1)))
+
+    def forward(self, picture: Tensor, joints: Tensor) -> Tensor:
+        """`(B, 1, 12, 12)`: 1 for rendered, 0 for made up."""
+        return self.layers(torch.cat([picture, joints], 1))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a training run is made of.
+
+    Args:
+        source (`Rendered` or `Stored`): where the close-ups come from.
+        out (`Path`): folder of the run.
+        minutes (`float`): in all, resumed runs included; the rate falls to nothing along a cosine.
+        batch (`int`): pairs a step on each process.
+        rate (`float`): AdamW's learning rate at the start.
+        seed (`int`): of the people, the order of pairs and their faults.
+        start (`Path`, *optional*): a `model.safetensors` to begin a new run from, as far as it fits.
+        machine (`Machine`): what it runs on.
+    """
+
+    source: Rendered | Stored
+    out: Path
+    minutes: float = 60.0
+    batch: int = 8
+    rate: float = 2e-3
+    seed: int = 0
+    start: Path | None = None
+    machine: Machine = field(default_factory=Machine)
+
+
+_ADVERSARIAL = 0.15
+_ALONE = 0.15
+"""Share of the training in which there is no critic: nothing can be learned from one that sees through everything."""
+
+
+def train(options: Options) -> None:
+    """Trains `Head`, going on from `out`/checkpoint.pt where there is one, on as many processes as the options say.
+
+    Writes `out`/curve.jsonl and `out`/tensorboard (every 25 steps), and every three minutes `out`/checkpoint.pt, the
+    running average as weights to install, `out`/head, and its losses on held-out pairs where the source has any.
+
+    Raises:
+        BadInput: no pairs, or they cannot be rendered.
+    """
+    transfer_training.launch(functools.partial(_train, options=options), options.out, options.machine)
+
+
+def _train(fabric: Fabric, options: Options) -> None:
+    torch.manual_seed(options.seed)  # the same networks on every process
+    network, average = Head().to(fabric.device), Head().to(fabric.device).eval()
+    critic = Critic().to(fabric.device)
+    optimiser = torch.optim.AdamW(network.parameters(), options.rate, betas=(0.9, 0.99), weight_decay=0.01)
+    critic_optimiser = torch.optim.Adam(critic.parameters(), 4e-4, betas=(0.5, 0.99))
+    run = Run(fabric, options.out, checkpoint_minutes=3)
+    if run.saved is not None:
+        network.load_state_dict(run.saved["network"])
+        average.load_state_dict(run.saved["average"])
+        critic.load_state_dict(run.saved["critic"])
+        optimiser.load_state_dict(run.saved["optimiser"])
+        critic_optimiser.load_state_dict(run.saved["critic_optimiser"])
+    else:
+        if options.start is not None:
+            begin_from(network, load_file(options.start))
+        average.load_state_dict(network.state_dict())
+    trained, stepper = fabric.setup(network, optimiser)
+    judge, judge_stepper = fabric.setup(critic, critic_optimiser)
+    held_out = options.source.held_out(options.seed, 96) if fabric.is_global_zero else None
+    faulty = functools.partial(prepare, augment=True)
+    batches = transfer_training.load(fabric, options.source, faulty, options.batch, options.seed, run.step)
+
+    def save() -> None:
+        state = {
+            "network": network.state_dict(),
+            "average": average.state_dict(),
+            "critic": critic.state_dict(),
+        }
+        state |= {"optimiser": optimiser.state_dict(), "critic_optimiser": critic_optimiser.state_dict()}
+        run.save(state)
+        weights.save(average, average.config, options.out / "head")
+        if held_out is not None:
+            with torch.no_grad():
+                batch = fabric.to_device(prepare(held_out, augment=False))
+                parts = losses(average(*batch[:3], *batch[4:6]), batch)
+            run.log({f"val_{key}": value.item() for key, value in parts.items()})
+
+    window = in_window(Head.FINE).to(fabric.device)
+    sums: dict[str, float] = {}
+    steps = 0  # in `sums`
+    run.begin()
+    while (done := run.seconds() / (60 * options.minutes)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = options.rate * min(1, (run.step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * done))
+        batch = next(batches)
+        out = trained(*batch[:3], *batch[4:6])
+        parts = losses(out, batch)
+        total = parts["total"]
+        if done > _ALONE:
+            body = complete(batch.target_xy, batch.target_known)
+            joints = face_spots(body, Head.FINE)
+            fake, real = shown(out) * window, batch.target * window
+            critic.requires_grad_(True)
+            wrong = judge(fake.detach(), joints).square().mean() + (judge(real, joints) - 1).square().mean()
+            judge_stepper.zero_grad()
+            fabric.backward(wrong)
+            judge_stepper.step()
+            critic.requires_grad_(False)
+            # The bare critic: its own gradients are not wanted, so there is nothing for the processes to share.
+            fooled = (critic(fake, joints) - 1).square().mean()
+            total = total + _ADVERSARIAL * fooled
+            parts |= {"critic": wrong, "fooled": fooled}
+        stepper.zero_grad()
+        fabric.backward(total)
+        fabric.clip_gradients(trained, stepper, max_norm=1.0)
+        stepper.step()
+        run.step += 1
+        follow(average, network, min(0.995, (run.step + 1) / (run.step + 20)))
+        for key, value in parts.items():
+            sums[key] = sums.get(key, 0.0) + value.item()
+        steps += 1
+        if run.step % 25 == 0:
+            run.log({key: value / steps for key, value in sums.items()})
+            sums, steps = {}, 0
+        if run.due():
+            save()
+    if steps:
+        run.log({key: value / steps for key, value in sums.items()})
+    if fabric.is_global_zero:
+        save()

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads that turn: when the network is asked, what it learns from, and that it changes a head and nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models import head
+from models.head import Head, head_frames, turn
+from models.head_pose import HeadMaps
+from models.head_training import Batch, Critic, Options, losses, prepare, shown, train
+from models.motion import MotionTransfer
+from models.pairs import Stored, read_file
+from models.parts import complete
+from shared.skeleton import FACE, L_EAR, L_ELBOW, L_WRIST, R_EAR
+from tests.test_motion import STANDING, over_grey, picture, skeleton
+from tests.test_motion_training import write_pairs
+
+PROFILE = STANDING.copy()
+PROFILE[list(FACE), 0] = (122, 116, 117, 98, 100)
+BEHIND = STANDING.copy()
+BEHIND[list(FACE), 0] = 200 - BEHIND[list(FACE), 0]  # right and left exchanged: the back of a head
+
+
+def network() -> Head:
+    torch.manual_seed(0)
+    return Head(channels=(8, 8, 8, 8), fine=8).eval()
+
+
+def batch_of(file: Path, augment: bool = False) -> Batch:
+    """Four pairs of a box with a person's joints, who turns to the side."""
+    write_pairs(file)
+    pairs = read_file(file)
+    pairs["ks"][:], pairs["kt"][:] = STANDING + (20, 0), PROFILE + (20, 0)
+    return prepare(pairs, augment)
+
+
+def turn_between(
+    source: np.ndarray, target: np.ndarray, source_face: bool = True, target_face: bool = True
+) -> float:
+    bodies = []
+    for pose, face in ((source, source_face), (target, target_face)):
+        known = torch.tensor([[face or joint not in FACE for joint in range(18)]])
+        bodies.append(complete(torch.tensor(pose, dtype=torch.float32)[None], known))
+    return turn(HeadMaps(*bodies), bodies[0].known, bodies[1].known).item()
+
+
+def test_only_a_head_that_turns_asks_for_the_network() -> None:
+    moved = 0.8 * STANDING + (30, 10)
+    moved[[L_ELBOW, L_WRIST]] += 40
+    assert turn_between(STANDING, moved) == 0
+    assert turn_between(STANDING, PROFILE) == 1
+    assert turn_between(STANDING, BEHIND) == 1
+    assert turn_between(BEHIND, BEHIND + 5) == 0
+    assert turn_between(STANDING, STANDING, target_face=False) == 1
+    assert turn_between(STANDING, STANDING, False, False) == 0
+
+
+def test_arms_before_the_head_are_found() -> None:
+    every = torch.ones(1, 18, dtype=torch.bool)
+    assert head.arms_before_head(torch.tensor(STANDING / 280, dtype=torch.float32)[None], every) is None
+    phone = STANDING.copy()
+    phone[L_WRIST] = STANDING[L_EAR] + (6, 8)
+    cover = head.arms_before_head(torch.tensor(phone / 280, dtype=torch.float32)[None], every)
+    assert cover is not None
+    at = (phone[[L_WRIST, R_EAR]] / 280 * 128).astype(int)
+    assert cover[0, 0, at[0, 1], at[0, 0]] > 0.9 > 0.1 > cover[0, 0, at[1, 1], at[1, 0]]
+
+
+def test_a_head_frame_holds_the_head() -> None:
+    every = torch.ones(1, 18, dtype=torch.bool)
+    xy = torch.tensor(STANDING, dtype=torch.float32)[None]
+    origin, side = head_frames(xy, every)
+    joints = ((xy - origin[:, None]) / side)[0, list(FACE)]
+    assert (joints > 0.3).all()
+    assert (joints < 0.7).all()
+    torch.testing.assert_close(head_frames(3 * xy + 7, every)[0], 3 * origin + 7)
+
+
+def test_gradients_reach_every_parameter_and_steps_lower_the_loss(tmp_path: Path) -> None:
+    batch = batch_of(tmp_path / "a.npz")
+    made = network().train()
+    optimiser = torch.optim.AdamW(made.parameters(), 5e-3)
+    totals = []
+    for _ in range(6):
+        total = losses(made(*batch[:3], *batch[4:6]), batch)["total"]
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+        totals.append(total.item())
+    # A residual block's first layers feel something once its last layer is no longer zero.
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in made.parameters())
+    assert totals[-1] < 0.9 * totals[0]
+
+
+def test_a_batch_does_not_mix_its_heads(tmp_path: Path) -> None:
+    batch = batch_of(tmp_path / "a.npz", augment=True)
+    made = network()
+    with torch.no_grad():
+        together = made(*batch[:3], *batch[4:6])
+        alone = made(*(value[1:2] for value in (*batch[:3], *batch[4:6])))
+    torch.testing.assert_close(together.colour[1:2], alone.colour, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.flow[1:2], alone.flow, atol=1e-5, rtol=0)
+
+
+def test_the_critic_sees_the_face(tmp_path: Path) -> None:
+    batch = batch_of(tmp_path / "a.npz")
+    out = network()(*batch[:3], *batch[4:6])
+    spots = head.face_spots(complete(batch.target_xy, batch.target_known), Head.FINE)
+    assert spots.amax((2, 3)).min() > 0.9, "every joint of a face in sight leaves a spot"
+    assert Critic(8)(shown(out), spots).shape == (4, 1, 12, 12)
+
+
+def test_training_goes_on(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_pairs(tmp_path / "pairs" / split / "a.npz")
+    out = tmp_path / "run"
+    options = Options(Stored(tmp_path / "pairs"), out, minutes=0.05, batch=2)
+    train(options)
+    first = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+    train(replace(options, minutes=first[-1]["seconds"] / 60 + 0.1))
+    lines = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] > first[-1]["step"] >= 1
+    assert np.isfinite(lines[-1]["val_total"])
+    assert any("critic" in line for line in lines)
+    assert (out / "head" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("pose", [PROFILE, BEHIND], ids=["profile", "behind"])
+def test_turning_the_head_changes_the_head_alone(pose: np.ndarray) -> None:
+    rgb, matte = picture()
+    transfer = MotionTransfer()
+    actor = transfer.analyse(rgb, matte, skeleton(STANDING))
+    target = pose.copy()
+    target[[L_ELBOW, L_WRIST]] += (20, -20)
+    turned = over_grey(transfer.pose(actor, skeleton(target)), matte.shape)
+    transfer.head = None
+    kept = over_grey(transfer.pose(actor, skeleton(target)), matte.shape)
+    difference = np.abs(turned - kept).max(-1)
+    assert difference[10:60, 75:130].max() > 0.2, "the head is as the photo has it"
+    assert difference[110:].max() < 1e-4
