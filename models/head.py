@@ -6,7 +6,7 @@ if it were an ellipsoid; `Head` looks at a square around it, finer than `Motion`
 off, which of the head the photo shows, there or on its other side, what the rest looks like and where the outline runs.
 It is asked only for heads that turn (`turn`) or that the photo's own arms hide: all others are the photo's own pixels.
 
-A *head frame* is a square of 1.15 torsos around the face; coordinates inside run from 0 to 1 as in other frames.
+A *head frame* is a square of about 1.15 torsos around the face; coordinates inside run from 0 to 1 as in other frames.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from shared.skeleton import (
 )
 
 from .blocks import Residual, block, lay_out
-from .head_pose import HeadMaps, angle_between
+from .head_pose import HeadMaps, HeadPose, angle_between
 from .parts import (
     Body,
     arm_cover,
@@ -48,17 +48,22 @@ _SIDE = 1.15
 """Of the head frame, in torsos."""
 _UP = 0.08
 """How far above the middle of the face its centre lies, in torsos: there is hair above, a neck below."""
+_FACE = 1.07
+"""How large faces of the rendered people are, against the mean body of shared/head.py."""
 _SPOT, _WIDE_SPOT = 0.05, 0.12
 """Standard deviations of what marks facial joints, and neck and shoulders, for the network, in torsos."""
 _TRUNK = (NECK, R_SHOULDER, L_SHOULDER)
 
 
-def head_frames(xy: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Origin `(B, 2)` and side `(B,)` of the head frames, in the unit of the joints `(B, 18, 2)`."""
-    body = complete(xy, known)
+def head_frames(body: Body, pose: HeadPose) -> tuple[Tensor, Tensor]:
+    """Origin `(B, 2)` and side `(B,)` of the head frames, in the unit of the joints.
+
+    A frame is as large as the head that the face shows, so that somebody's head keeps its size on any body.
+    """
     up = normalised(body.head - body.xy[:, NECK])
-    side = _SIDE * body.torso
-    return body.head + _UP * body.torso[:, None] * up - side[:, None] / 2, side
+    unit = pose.tilt.abs() / _FACE
+    side = _SIDE * unit
+    return body.head + _UP * unit[:, None] * up - side[:, None] / 2, side
 
 
 def turn(maps: HeadMaps, source_known: Tensor, target_known: Tensor) -> Tensor:
@@ -82,18 +87,18 @@ def cut(picture: Tensor, origin: Tensor, side: Tensor, size: int, finer: int = 2
     return F.avg_pool2d(sample(picture, points).reshape(*picture.shape[:2], fine, fine), finer)
 
 
-def arms_before_head(xy: Tensor, known: Tensor) -> Tensor | None:
-    """Where arms lie before the head, `(1, 1, 128, 128)` of the person frame; None where none does.
+def arms_before_head(body: Body, pose: HeadPose) -> Tensor | None:
+    """Where arms lie before the head of one person, `(1, 1, 128, 128)` of the person frame; None where none does.
 
     Args:
-        xy (`(1, 18, 2)` float), known (`(1, 18)` bool): joints in frame coordinates.
+        body (`Body`): in frame coordinates.
     """
-    origin, side = head_frames(xy, known)
+    origin, side = head_frames(body, pose)
     joints = [R_ELBOW, R_WRIST, L_ELBOW, L_WRIST]
-    near = window((xy[:, joints] - origin[:, None]) / side) > 0
-    if not (near & known[:, joints]).any():
+    near = window((body.xy[:, joints] - origin[:, None]) / side) > 0
+    if not (near & body.known[:, joints]).any():
         return None
-    return arm_cover(xy, known, 128).arms[:, None]
+    return arm_cover(body.xy, body.known, 128).arms[:, None]
 
 
 class Turned(NamedTuple):

@@ -26,6 +26,7 @@ from shared.skeleton import FACE, MIRROR, NECK
 
 from . import transfer_training, weights
 from .head import Head, Turned, cut, face_spots, head_frames, in_window, taken
+from .head_pose import head_pose
 from .motion_training import begin_from, photographed, picture_of, recoloured
 from .msa_training import EdgeLoss
 from .pairs import Pairs, Rendered, Stored
@@ -82,8 +83,8 @@ def prepare(pairs: Pairs, augment: bool) -> Batch:
         source_state, target_state = source_state[:, order], target_state[:, order]
     source_xy, source_known = _as_estimated(source_xy, source_state, augment)
     target_xy, target_known = _as_estimated(target_xy, target_state, augment)
-    origin, side = head_frames(source_xy, source_known)
-    target_origin, target_side = head_frames(target_xy, target_known)
+    bodies = complete(source_xy, source_known), complete(target_xy, target_known)
+    (origin, side), (target_origin, target_side) = (head_frames(body, head_pose(body)) for body in bodies)
     source = cut(source, origin, side, Head.FINE)
     target = cut(target, target_origin, target_side, Head.FINE)
     if augment:

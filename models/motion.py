@@ -28,11 +28,12 @@ from . import weights
 from .blocks import Residual, block, lay_out
 from .carry import render, resized, spread_colours, without_arms
 from .head import Head, TurnedHead, arms_before_head, cut, head_frames, turn
-from .head_pose import HeadMaps
+from .head_pose import HeadMaps, head_pose
 from .parts import (
     NUM_PARTS,
     Body,
     PartMaps,
+    complete,
     limb_prior,
     pixel_grid,
     sample,
@@ -363,10 +364,12 @@ class MotionTransfer:
         small = torch.from_numpy(resized(photo, Motion.PHOTO)).permute(2, 0, 1)[None]
         joints = tensors(source, frame)
         bare = without_arms(straight, *joints)
-        origin, side = head_frames(*joints)
+        body = complete(*joints)
+        pose = head_pose(body)
+        origin, side = head_frames(body, pose)
         finer = math.ceil(float(side) * frame.size / Head.FINE)
         head = cut(torch.from_numpy(photo).permute(2, 0, 1)[None], origin, side, Head.FINE, max(finer, 1))
-        return Analysed(source, frame, straight, bare, small, head, arms_before_head(*joints))
+        return Analysed(source, frame, straight, bare, small, head, arms_before_head(body, pose))
 
     @torch.inference_mode()
     def pose(self, actor: Analysed, target: Skeleton, passes: bool = False) -> Person:
@@ -412,13 +415,13 @@ class MotionTransfer:
     def _turned(self, actor: Analysed, maps: PartMaps) -> TurnedHead | None:
         """The head, where there is a network for it and it must turn."""
         change = float(maps.change())
-        turned = turn(HeadMaps(maps.source, maps.target), maps.source.known, maps.target.known)
+        heads = HeadMaps(maps.source, maps.target)
+        turned = turn(heads, maps.source.known, maps.target.known)
         share, covered = float(turned) * change, actor.before_head
         if self.head is None or (share < 0.01 and covered is None):
             return None
-        origins, sides = zip(
-            *(head_frames(body.xy, body.known) for body in (maps.source, maps.target)), strict=True
-        )
+        frames = (head_frames(maps.source, heads.source), head_frames(maps.target, heads.target))
+        origins, sides = zip(*frames, strict=True)
         joints = [
             ((body.xy - origin[:, None]) / side, body.known)
             for body, origin, side in zip((maps.source, maps.target), origins, sides, strict=True)

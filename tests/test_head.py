@@ -13,7 +13,7 @@ import torch
 
 from models import head
 from models.head import Head, head_frames, turn
-from models.head_pose import HeadMaps
+from models.head_pose import HeadMaps, head_pose
 from models.head_training import Batch, Critic, Options, losses, prepare, shown, train
 from models.motion import MotionTransfer
 from models.pairs import Stored, read_file
@@ -63,24 +63,35 @@ def test_only_a_head_that_turns_asks_for_the_network() -> None:
 
 
 def test_arms_before_the_head_are_found() -> None:
-    every = torch.ones(1, 18, dtype=torch.bool)
-    assert head.arms_before_head(torch.tensor(STANDING / 280, dtype=torch.float32)[None], every) is None
+    assert arms_before_head(STANDING) is None
     phone = STANDING.copy()
     phone[L_WRIST] = STANDING[L_EAR] + (6, 8)
-    cover = head.arms_before_head(torch.tensor(phone / 280, dtype=torch.float32)[None], every)
+    cover = arms_before_head(phone)
     assert cover is not None
     at = (phone[[L_WRIST, R_EAR]] / 280 * 128).astype(int)
     assert cover[0, 0, at[0, 1], at[0, 0]] > 0.9 > 0.1 > cover[0, 0, at[1, 1], at[1, 0]]
 
 
+def arms_before_head(pose: np.ndarray) -> torch.Tensor | None:
+    body = complete(torch.tensor(pose / 280, dtype=torch.float32)[None], torch.ones(1, 18, dtype=torch.bool))
+    return head.arms_before_head(body, head_pose(body))
+
+
 def test_a_head_frame_holds_the_head() -> None:
-    every = torch.ones(1, 18, dtype=torch.bool)
     xy = torch.tensor(STANDING, dtype=torch.float32)[None]
-    origin, side = head_frames(xy, every)
+    (origin, side), (larger, _) = (frame_of(x) for x in (xy, 3 * xy + 7))
     joints = ((xy - origin[:, None]) / side)[0, list(FACE)]
     assert (joints > 0.3).all()
     assert (joints < 0.7).all()
-    torch.testing.assert_close(head_frames(3 * xy + 7, every)[0], 3 * origin + 7)
+    torch.testing.assert_close(larger, 3 * origin + 7, atol=0.01, rtol=0)
+    small_face = xy.clone()
+    small_face[:, list(FACE)] = xy[:, list(FACE)].mean(1, keepdim=True).lerp(xy[:, list(FACE)], 0.8)
+    assert 0.7 * side < frame_of(small_face)[1] < 0.95 * side, "a small head has a small frame"
+
+
+def frame_of(xy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    body = complete(xy, torch.ones(1, 18, dtype=torch.bool))
+    return head_frames(body, head_pose(body))
 
 
 def test_gradients_reach_every_parameter_and_steps_lower_the_loss(tmp_path: Path) -> None:
