@@ -10,8 +10,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,12 +25,12 @@ from shared.skeleton import FACE, MIRROR, NECK
 from . import transfer_training, weights
 from .head import Head, Turned, cut, face_spots, head_frames, in_window, taken
 from .head_pose import head_pose
-from .motion_training import begin_from, photographed, picture_of, recoloured
+from .motion_training import Options, begin_from, photographed, picture_of, recoloured
 from .msa_training import EdgeLoss
-from .pairs import Pairs, Rendered, Stored
+from .pairs import Pairs
 from .parts import complete, pixel_grid
 from .training import follow
-from .transfer_training import Machine, Run
+from .transfer_training import Run
 
 
 class Batch(NamedTuple):
@@ -163,38 +161,13 @@ class Critic(nn.Module):
         return self.layers(torch.cat([picture, joints], 1))
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a training run is made of.
-
-    Args:
-        source (`Rendered` or `Stored`): where the close-ups come from.
-        out (`Path`): folder of the run.
-        minutes (`float`): in all, resumed runs included; the rate falls to nothing along a cosine.
-        batch (`int`): pairs a step on each process.
-        rate (`float`): AdamW's learning rate at the start.
-        seed (`int`): of the people, the order of pairs and their faults.
-        start (`Path`, *optional*): a `model.safetensors` to begin a new run from, as far as it fits.
-        machine (`Machine`): what it runs on.
-    """
-
-    source: Rendered | Stored
-    out: Path
-    minutes: float = 60.0
-    batch: int = 8
-    rate: float = 2e-3
-    seed: int = 0
-    start: Path | None = None
-    machine: Machine = field(default_factory=Machine)
-
-
 _ADVERSARIAL = 0.15
 _ALONE = 0.15
 """Share of the training in which there is no critic: nothing can be learned from one that sees through everything."""
 
 
 def train(options: Options) -> None:
-    """Trains `Head`, going on from `out`/checkpoint.pt where there is one, on as many processes as the options say.
+    """Trains `Head` on close-ups, going on from `out`/checkpoint.pt where there is one, on as many processes as said.
 
     Writes `out`/curve.jsonl and `out`/tensorboard (every 25 steps), and every three minutes `out`/checkpoint.pt, the
     running average as weights to install, `out`/head, and its losses on held-out pairs where the source has any.

@@ -274,7 +274,7 @@ def begin_from(network: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """What a training run is made of.
+    """What a training run of `Motion` or `Head` is made of.
 
     Args:
         source (`Rendered` or `Stored`): where the pairs come from.

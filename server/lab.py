@@ -260,18 +260,11 @@ def train_transfer(
         )
     precision = precision or ("32-true" if generator == "msa" else fast_precision(device))
     machine = Machine(device, devices, precision, threads)
-    if generator == "motion":
-        from models import motion_training
+    if generator != "msa":
+        from models import head_training, motion_training
 
-        motion_training.train(
-            motion_training.Options(source, out, minutes or 90.0, batch, rate, seed, start, machine)
-        )
-    elif generator == "head":
-        from models import head_training
-
-        head_training.train(
-            head_training.Options(source, out, minutes or 90.0, batch, rate, seed, start, machine)
-        )
+        options = motion_training.Options(source, out, minutes or 90.0, batch, rate, seed, start, machine)
+        (motion_training if generator == "motion" else head_training).train(options)
     else:
         from models import msa_training
 

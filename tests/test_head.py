@@ -14,8 +14,9 @@ import torch
 from models import head
 from models.head import Head, head_frames, turn
 from models.head_pose import HeadMaps, head_pose
-from models.head_training import Batch, Critic, Options, losses, prepare, shown, train
+from models.head_training import Batch, Critic, losses, prepare, shown, train
 from models.motion import MotionTransfer
+from models.motion_training import Options
 from models.pairs import Stored, read_file
 from models.parts import complete
 from shared.skeleton import FACE, L_EAR, L_ELBOW, L_WRIST, R_EAR
