@@ -40,14 +40,18 @@ def refused(*arguments: object, env: dict[str, str] | None = None) -> str:
 
 def test_help_is_quick() -> None:
     walkon("--help")  # warms the disk
-    seconds = []
+    seconds, least = [], []
     for _ in range(20):  # a machine that has other work too leaves it one quiet moment
         start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import numpy"], check=True)
+        middle = time.perf_counter()
         assert "insert" in walkon("--help").stdout
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.perf_counter() - middle)
+        least.append(middle - start)
         if seconds[-1] < 0.5:
             break
-    assert min(seconds) < 0.5
+    # Half a second, or on a slow machine four times what any program with numpy takes there.
+    assert min(seconds) < max(0.5, 4 * min(least))
 
 
 def test_version() -> None:
