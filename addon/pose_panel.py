@@ -215,15 +215,6 @@ class WALKON_PT_pose(Panel, bpy.types.Panel):
         row.operator("walkon.generate", icon="IMAGE_DATA")
 
 
-_HEAD_TURNS = (
-    ("TRIA_LEFT", -15.0, 0.0),
-    ("TRIA_RIGHT", 15.0, 0.0),
-    ("TRIA_UP", 0.0, -10.0),
-    ("TRIA_DOWN", 0.0, 10.0),
-)
-"""Icon, degrees to the person's own left and down: who faces us turns as the arrow points."""
-
-
 def draw_tools(layout: bpy.types.UILayout, work: PosingProperties) -> None:
     """The buttons that change the pose."""
     posed = work.posed
@@ -239,10 +230,6 @@ def draw_tools(layout: bpy.types.UILayout, work: PosingProperties) -> None:
     row.operator("walkon.turn_round", text="", icon="ARROW_LEFTRIGHT")
     row.operator("walkon.resize_pose", text="", icon="ZOOM_OUT").factor = 1 / 1.05
     row.operator("walkon.resize_pose", text="", icon="ZOOM_IN").factor = 1.05
-    row.separator()
-    for icon, left, down in _HEAD_TURNS:
-        button = row.operator("walkon.turn_head", text="", icon=icon)
-        button.left, button.down = left, down
     row.separator()
     row.operator("walkon.copy_pose", text="", icon="COPYDOWN")
     row.operator("walkon.paste_pose", text="", icon="PASTEDOWN")
@@ -281,6 +268,15 @@ class WALKON_PT_joints(Panel, bpy.types.Panel):
         draw_joints(self.layout, context.scene.walkon)
 
 
+_HEAD_TURNS = (
+    ("TRIA_LEFT", -15.0, 0.0),
+    ("TRIA_RIGHT", 15.0, 0.0),
+    ("TRIA_UP", 0.0, -10.0),
+    ("TRIA_DOWN", 0.0, 10.0),
+)
+"""Icon, degrees to the person's own left and down: who faces us turns as the arrow points."""
+
+
 def draw_joints(layout: bpy.types.UILayout, work: PosingProperties) -> None:
     """Numbers of the active joint, showing and hiding, files."""
     layout.use_property_split = True
@@ -292,6 +288,10 @@ def draw_joints(layout: bpy.types.UILayout, work: PosingProperties) -> None:
     row.operator("walkon.select_joints", text="Select All")
     row.operator("walkon.hide_joints", text="Hide")
     row.operator("walkon.show_joints", text="Show All")
+    row = layout.row(align=True, heading="Head")
+    for icon, left, down in _HEAD_TURNS:
+        button = row.operator("walkon.turn_head", text="", icon=icon)
+        button.left, button.down = left, down
     row = layout.row(align=True)
     row.operator("walkon.load_poses", text="Load", icon="IMPORT")
     row.operator("walkon.save_poses", text="Save", icon="EXPORT")
