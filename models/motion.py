@@ -413,12 +413,14 @@ class MotionTransfer:
         return Person(rgba, frame.x + left, frame.y + top, depth, normals)
 
     def _turned(self, actor: Analysed, maps: PartMaps) -> TurnedHead | None:
-        """The head, where there is a network for it and it must turn."""
+        """The head, where there is a network for it and it must turn, or show what an arm hid."""
         change = float(maps.change())
+        if self.head is None or change < 0.01:
+            return None
         heads = HeadMaps(maps.source, maps.target)
         turned = turn(heads, maps.source.known, maps.target.known)
         share, covered = float(turned) * change, actor.before_head
-        if self.head is None or (share < 0.01 and covered is None):
+        if share < 0.01 and covered is None:
             return None
         frames = (head_frames(maps.source, heads.source), head_frames(maps.target, heads.target))
         origins, sides = zip(*frames, strict=True)
