@@ -8,29 +8,25 @@ show is a blur. A patch critic sees the head, and where the joints of its face s
 from __future__ import annotations
 
 import functools
-import itertools
-import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch import Tensor
 
 from shared.skeleton import FACE, MIRROR, NECK
 
-from . import transfer_training, weights
+from . import transfer_training
+from .critic import PatchCritic
 from .head import Head, Turned, cut, face_spots, head_frames, in_window, taken
 from .head_pose import head_pose
-from .motion_training import Options, begin_from, photographed, picture_of, recoloured
+from .motion_training import photographed, picture_of, recoloured
 from .msa_training import EdgeLoss
 from .pairs import Pairs
 from .parts import complete, pixel_grid
-from .training import follow
-from .transfer_training import Run
+from .transfer_training import Judged, Lesson, Options
 
 
 class Batch(NamedTuple):
@@ -86,7 +82,7 @@ def prepare(pairs: Pairs, augment: bool) -> Batch:
     source = cut(source, origin, side, Head.FINE)
     target = cut(target, target_origin, target_side, Head.FINE)
     if augment:
-        source, target = recoloured(source, target, swaps=0.05)
+        source, target = recoloured((source, target), swaps=0.05)
         source = photographed(source)
     points = target_origin[:, None] + target_side[:, None, None] * pixel_grid(Head.SIZE)
     at = points.reshape(-1, Head.SIZE, Head.SIZE, 2) * 2 - 1
@@ -145,32 +141,26 @@ def losses(out: Turned, batch: Batch) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-class Critic(nn.Module):
-    """Tells patches of rendered heads from those of `Head`, by premultiplied RGBA and the face's joints."""
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        widths = (4 + len(FACE), width, 2 * width, 4 * width)
-        layers: list[nn.Module] = []
-        for inputs, outputs in itertools.pairwise(widths):
-            layers += [spectral_norm(nn.Conv2d(inputs, outputs, 4, 2, 1)), nn.LeakyReLU(0.2, inplace=True)]
-        self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(widths[-1], 1, 3, 1, 1)))
-
-    def forward(self, picture: Tensor, joints: Tensor) -> Tensor:
-        """`(B, 1, 12, 12)`: 1 for rendered, 0 for made up."""
-        return self.layers(torch.cat([picture, joints], 1))
+def judged(out: Turned, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What the critic sees: the head as it is shown, as it was rendered, and with both where the face should be."""
+    window = in_window(Head.FINE).to(batch.source.device)
+    joints = face_spots(complete(batch.target_xy, batch.target_known), Head.FINE)
+    fake, real = (torch.cat([picture * window, joints], 1) for picture in (shown(out), batch.target))
+    return fake, real
 
 
-_ADVERSARIAL = 0.15
-_ALONE = 0.15
-"""Share of the training in which there is no critic: nothing can be learned from one that sees through everything."""
+LESSON = Lesson(
+    network=Head,
+    prepare=prepare,
+    predict=lambda network, batch: network(*batch[:3], *batch[4:6]),
+    losses=losses,
+    held_out=96,
+    judged=Judged(lambda: PatchCritic(4 + len(FACE)), judged, weight=0.15),
+)
 
 
 def train(options: Options) -> None:
-    """Trains `Head` on close-ups, going on from `out`/checkpoint.pt where there is one, on as many processes as said.
-
-    Writes `out`/curve.jsonl and `out`/tensorboard (every 25 steps), and every three minutes `out`/checkpoint.pt, the
-    running average as weights to install, `out`/head, and its losses on held-out pairs where the source has any.
+    """Trains `Head` on close-ups (`transfer_training.fit`); its weights are in `out`/head.
 
     Raises:
         BadInput: no pairs, or they cannot be rendered.
@@ -179,83 +169,4 @@ def train(options: Options) -> None:
 
 
 def _train(fabric: Fabric, options: Options) -> None:
-    torch.manual_seed(options.seed)  # the same networks on every process
-    network, average = Head().to(fabric.device), Head().to(fabric.device).eval()
-    critic = Critic().to(fabric.device)
-    optimiser = torch.optim.AdamW(network.parameters(), options.rate, betas=(0.9, 0.99), weight_decay=0.01)
-    critic_optimiser = torch.optim.Adam(critic.parameters(), 4e-4, betas=(0.5, 0.99))
-    run = Run(fabric, options.out, checkpoint_minutes=3)
-    if run.saved is not None:
-        network.load_state_dict(run.saved["network"])
-        average.load_state_dict(run.saved["average"])
-        critic.load_state_dict(run.saved["critic"])
-        optimiser.load_state_dict(run.saved["optimiser"])
-        critic_optimiser.load_state_dict(run.saved["critic_optimiser"])
-    else:
-        if options.start is not None:
-            begin_from(network, load_file(options.start))
-        average.load_state_dict(network.state_dict())
-    trained, stepper = fabric.setup(network, optimiser)
-    judge, judge_stepper = fabric.setup(critic, critic_optimiser)
-    held_out = options.source.held_out(options.seed, 96) if fabric.is_global_zero else None
-    faulty = functools.partial(prepare, augment=True)
-    batches = transfer_training.load(fabric, options.source, faulty, options.batch, options.seed, run.step)
-
-    def save() -> None:
-        state = {
-            "network": network.state_dict(),
-            "average": average.state_dict(),
-            "critic": critic.state_dict(),
-        }
-        state |= {"optimiser": optimiser.state_dict(), "critic_optimiser": critic_optimiser.state_dict()}
-        run.save(state)
-        weights.save(average, average.config, options.out / "head")
-        if held_out is not None:
-            with torch.no_grad():
-                batch = fabric.to_device(prepare(held_out, augment=False))
-                parts = losses(average(*batch[:3], *batch[4:6]), batch)
-            run.log({f"val_{key}": value.item() for key, value in parts.items()})
-
-    window = in_window(Head.FINE).to(fabric.device)
-    sums: dict[str, float] = {}
-    steps = 0  # in `sums`
-    run.begin()
-    while (done := run.seconds() / (60 * options.minutes)) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = options.rate * min(1, (run.step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * done))
-        batch = next(batches)
-        out = trained(*batch[:3], *batch[4:6])
-        parts = losses(out, batch)
-        total = parts["total"]
-        if done > _ALONE:
-            body = complete(batch.target_xy, batch.target_known)
-            joints = face_spots(body, Head.FINE)
-            fake, real = shown(out) * window, batch.target * window
-            critic.requires_grad_(True)
-            wrong = judge(fake.detach(), joints).square().mean() + (judge(real, joints) - 1).square().mean()
-            judge_stepper.zero_grad()
-            fabric.backward(wrong)
-            judge_stepper.step()
-            critic.requires_grad_(False)
-            # The bare critic: its own gradients are not wanted, so there is nothing for the processes to share.
-            fooled = (critic(fake, joints) - 1).square().mean()
-            total = total + _ADVERSARIAL * fooled
-            parts |= {"critic": wrong, "fooled": fooled}
-        stepper.zero_grad()
-        fabric.backward(total)
-        fabric.clip_gradients(trained, stepper, max_norm=1.0)
-        stepper.step()
-        run.step += 1
-        follow(average, network, min(0.995, (run.step + 1) / (run.step + 20)))
-        for key, value in parts.items():
-            sums[key] = sums.get(key, 0.0) + value.item()
-        steps += 1
-        if run.step % 25 == 0:
-            run.log({key: value / steps for key, value in sums.items()})
-            sums, steps = {}, 0
-        if run.due():
-            save()
-    if steps:
-        run.log({key: value / steps for key, value in sums.items()})
-    if fabric.is_global_zero:
-        save()
+    transfer_training.fit(fabric, options, LESSON, "head")

@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of `Motion` on rendered pairs with the faults of real photos; on one process or several.
 
-models/pairs.py makes the pairs, models/transfer_training.py has what the loop shares with that of `msa`,
-models/transfer_eval.py measures the result.
+models/pairs.py makes the pairs, models/transfer_training.py has the loop, models/transfer_eval.py measures the result.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from shared.skeleton import (
     FACE,
@@ -35,12 +31,11 @@ from shared.skeleton import (
     R_WRIST,
 )
 
-from . import transfer_training, weights
-from .motion import MARGIN, Motion
-from .pairs import Pairs, Rendered, Stored
+from . import transfer_training
+from .motion import MARGIN, Motion, Prediction
+from .pairs import Pairs
 from .parts import complete, pixel_grid, sample, smoothstep, torso_length
-from .training import follow
-from .transfer_training import Machine, Run
+from .transfer_training import Lesson, Options
 
 
 class Batch(NamedTuple):
@@ -76,13 +71,13 @@ def _resample(picture: Tensor, origin: Tensor, size: Tensor, mode: str = "biline
     return F.grid_sample(picture, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
-def _clouds(like: Tensor, channels: int, cells: int) -> Tensor:
+def clouds(like: Tensor, channels: int, cells: int) -> Tensor:
     """Smooth noise `(B, channels, h, w)`, about 0..1, for pictures `(B, C, h, w)`."""
     noise = torch.rand(len(like), channels, cells, cells)
     return F.interpolate(noise, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _blurred(picture: Tensor, size: int) -> Tensor:
+def blurred(picture: Tensor, size: int) -> Tensor:
     """A box filter of odd `size`, by rows and columns: its cost grows with the side, not with the area."""
     rows = F.avg_pool2d(picture, (size, 1), 1, (size // 2, 0))
     return F.avg_pool2d(rows, (1, size), 1, (0, size // 2))
@@ -92,17 +87,17 @@ def photographed(clean: Tensor) -> Tensor:
     """The source as an estimator would cut it from a photo: loose edges that take background along, holes, blur."""
     count = len(clean)
     alpha = clean[:, 3:]
-    soft = _blurred(_blurred(alpha, 5), 5)
-    softer = _blurred(_blurred(soft, 9), 9)
+    soft = blurred(blurred(alpha, 5), 5)
+    softer = blurred(blurred(soft, 9), 9)
     share = torch.rand(count, 1, 1, 1)
     estimated = torch.where(torch.rand(count, 1, 1, 1) < 0.5, soft, soft + (softer - soft) * share)
-    gain, bias = 1 + 3 * torch.rand(count, 1, 1, 1), 0.7 * (_clouds(clean, 1, 6) - 0.5)
+    gain, bias = 1 + 3 * torch.rand(count, 1, 1, 1), 0.7 * (clouds(clean, 1, 6) - 0.5)
     estimated = ((estimated - 0.5) * gain + 0.5 + bias).clamp(0, 1)
-    holes = smoothstep(_clouds(clean, 1, 9), 0.8, 0.95) * (torch.rand(count, 1, 1, 1) < 0.3)
+    holes = smoothstep(clouds(clean, 1, 9), 0.8, 0.95) * (torch.rand(count, 1, 1, 1) < 0.3)
     estimated = torch.where(torch.rand(count, 1, 1, 1) < 0.2, alpha, estimated * (1 - 0.8 * holes))
-    behind = (torch.rand(count, 3, 1, 1) + 0.6 * (_clouds(clean, 3, 10) - 0.5)).clamp(0, 1)
+    behind = (torch.rand(count, 3, 1, 1) + 0.6 * (clouds(clean, 3, 10) - 0.5)).clamp(0, 1)
     photo = clean[:, :3] + behind * (1 - alpha)
-    photo = torch.where(torch.rand(count, 1, 1, 1) < 0.3, _blurred(photo, 3), photo)
+    photo = torch.where(torch.rand(count, 1, 1, 1) < 0.3, blurred(photo, 3), photo)
     # Blocks of 8 px in which all detail is damped, as strong compression leaves them.
     coarse = F.interpolate(F.avg_pool2d(photo, 8), scale_factor=8)
     damped = 0.5 * torch.rand(count, 1, 1, 1) * (torch.rand(count, 1, 1, 1) < 0.15)
@@ -110,18 +105,18 @@ def photographed(clean: Tensor) -> Tensor:
     return torch.cat([photo * estimated, estimated], 1)
 
 
-def recoloured(source: Tensor, target: Tensor, swaps: float = 0.3) -> tuple[Tensor, Tensor]:
-    """The same change of colour for both premultiplied pictures of each pair; their lights differ already.
+def recoloured(pictures: Sequence[Tensor], swaps: float = 0.3) -> list[Tensor]:
+    """The same change of colour for all premultiplied pictures of each pair; their lights differ already.
 
     `swaps` is how often red, green and blue are exchanged, which no skin survives.
     """
-    gamma = torch.exp(torch.empty(len(source), 3, 1, 1).uniform_(-0.5, 0.5))
+    gamma = torch.exp(torch.empty(len(pictures[0]), 3, 1, 1).uniform_(-0.5, 0.5))
     swap = torch.randperm(3) if torch.rand(()) < swaps else torch.arange(3)
     changed = []
-    for picture in (source, target):
+    for picture in pictures:
         straight = (picture[:, :3] / picture[:, 3:].clamp_min(1e-3)).clamp(0, 1)
         changed.append(torch.cat([straight[:, swap] ** gamma * picture[:, 3:], picture[:, 3:]], 1))
-    return changed[0], changed[1]
+    return changed
 
 
 def picture_of(pairs: Pairs, key: str) -> Tensor:
@@ -178,7 +173,7 @@ def prepare(pairs: Pairs, augment: bool) -> Batch:
             mirror, shift = source_xy.new_tensor([-1.0, 1.0]), source_xy.new_tensor([1.0, 0.0])
             source_xy, target_xy = (xy[:, order] * mirror + shift for xy in (source_xy, target_xy))
             source_known, target_known = source_known[:, order], target_known[:, order]
-        source, target = recoloured(source, target)
+        source, target = recoloured((source, target))
         # Half-length photos: everything below a line between waist and ankles is not in the picture.
         hips = complete(source_xy, source_known).xy[:, [R_HIP, L_HIP], 1].mean(1)
         line = hips + torso_length(source_xy, source_known) * torch.empty(count).uniform_(-0.3, 1.4)
@@ -228,10 +223,9 @@ def prepare(pairs: Pairs, augment: bool) -> Batch:
     )  # fmt: skip
 
 
-def losses(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+def losses(out: Prediction, batch: Batch) -> dict[str, Tensor]:
     """Each a scalar: error of the map, of alpha (edges count more), of the colour, of visibility, of depth (torsos)
     and of normals (1 - cosine); `total`."""
-    out = network(batch.source, batch.source_xy, batch.source_known, batch.target_xy, batch.target_known)
     truth = batch.target[:, 3:]
     step = Motion.PHOTO // Motion.SIZE
     small = F.avg_pool2d(batch.target, step)
@@ -240,7 +234,7 @@ def losses(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
     # The true map is at 128 px; an average would mix limbs, so every other point is taken.
     points, weight = batch.flow[:, ::2, ::2], batch.flow_weight[:, ::2, ::2]
     flow = ((out.flow - points).abs().sum(-1) * weight).sum() / (weight.sum() + 1)
-    edge = 1 - (2 * _blurred(truth, 7) - 1).abs()
+    edge = 1 - (2 * blurred(truth, 7) - 1).abs()
     weight = (1 + 4 * edge) * batch.counts
     alpha = F.binary_cross_entropy_with_logits(out.alpha, truth, weight, reduction="sum") / weight.sum()
     carried = sample(F.avg_pool2d(batch.source, step), out.flow)
@@ -263,45 +257,18 @@ def losses(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def begin_from(network: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Takes over what fits of other weights: a head that has grown keeps what it had, new layers start as they are."""
-    state = network.state_dict()
-    for key, value in tensors.items():
-        if key in state and value.shape[1:] == state[key].shape[1:]:
-            state[key][: len(value)] = value.float()
-    network.load_state_dict(state)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a training run of `Motion` or `Head` is made of.
-
-    Args:
-        source (`Rendered` or `Stored`): where the pairs come from.
-        out (`Path`): folder of the run.
-        minutes (`float`): in all, resumed runs included; the rate falls to nothing along a cosine.
-        batch (`int`): pairs a step on each process.
-        rate (`float`): AdamW's learning rate at the start.
-        seed (`int`): of the people, the order of pairs and their faults.
-        start (`Path`, *optional*): a `model.safetensors` to begin a new run from, as far as it fits.
-        machine (`Machine`): what it runs on.
-    """
-
-    source: Rendered | Stored
-    out: Path
-    minutes: float = 90.0
-    batch: int = 8
-    rate: float = 2e-3
-    seed: int = 0
-    start: Path | None = None
-    machine: Machine = field(default_factory=Machine)
+LESSON = Lesson(
+    network=Motion,
+    prepare=prepare,
+    predict=lambda network, batch: network(*batch[:3], *batch[4:6]),
+    losses=losses,
+    held_out=32,
+    alike=0.5,
+)
 
 
 def train(options: Options) -> None:
-    """Trains `Motion`, going on from `out`/checkpoint.pt where there is one, on as many processes as the options say.
-
-    Writes `out`/curve.jsonl and `out`/tensorboard (every 25 steps), and every three minutes `out`/checkpoint.pt, the
-    running average as weights to install, `out`/motion, and its losses on held-out pairs where the source has any.
+    """Trains `Motion` (`transfer_training.fit`); its weights are in `out`/motion.
 
     Raises:
         BadInput: no pairs, or they cannot be rendered.
@@ -310,62 +277,4 @@ def train(options: Options) -> None:
 
 
 def _train(fabric: Fabric, options: Options) -> None:
-    torch.manual_seed(options.seed)  # the same network on every process
-    network, average = Motion().to(fabric.device), Motion().to(fabric.device).eval()
-    # With float16 the gradients are unscaled before they are clipped, which the fused optimiser does not allow.
-    fused = options.machine.precision != "16-mixed"
-    optimiser = torch.optim.AdamW(
-        network.parameters(), options.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=fused
-    )
-    run = Run(fabric, options.out, checkpoint_minutes=3)
-    if run.saved is not None:
-        network.load_state_dict(run.saved["network"])
-        average.load_state_dict(run.saved["average"])
-        optimiser.load_state_dict(run.saved["optimiser"])
-    else:
-        if options.start is not None:
-            begin_from(network, load_file(options.start))
-        average.load_state_dict(network.state_dict())
-    trained, stepper = fabric.setup(network, optimiser)
-    held_out = options.source.held_out(options.seed, 32) if fabric.is_global_zero else None
-    faulty = functools.partial(prepare, augment=True)
-    batches = transfer_training.load(
-        fabric, options.source, faulty, options.batch, options.seed, run.step, alike=0.5
-    )
-
-    def save() -> None:
-        state = {"network": network.state_dict(), "average": average.state_dict()}
-        run.save({**state, "optimiser": optimiser.state_dict()})
-        weights.save(average, average.config, options.out / "motion")
-        if held_out is not None:
-            with torch.no_grad():
-                parts = losses(average, fabric.to_device(prepare(held_out, augment=False)))
-            run.log({f"val_{key}": value.item() for key, value in parts.items()})
-
-    sums: dict[str, float] = {}
-    steps = 0  # in `sums`
-    run.begin()
-    while (done := run.seconds() / (60 * options.minutes)) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = options.rate * min(1, (run.step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * done))
-        batch = next(batches)
-        with fabric.autocast():
-            parts = losses(trained, batch)
-        stepper.zero_grad()
-        fabric.backward(parts["total"])
-        fabric.clip_gradients(trained, stepper, max_norm=1.0)
-        stepper.step()
-        run.step += 1
-        follow(average, network, min(0.995, (run.step + 1) / (run.step + 20)))
-        for key, value in parts.items():
-            sums[key] = sums.get(key, 0.0) + value.item()
-        steps += 1
-        if run.step % 25 == 0:
-            run.log({key: value / steps for key, value in sums.items()})
-            sums, steps = {}, 0
-        if run.due():
-            save()
-    if steps:
-        run.log({key: value / steps for key, value in sums.items()})
-    if fabric.is_global_zero:
-        save()
+    transfer_training.fit(fabric, options, LESSON, "motion")

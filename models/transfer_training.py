@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the training of `motion` and `msa` has in common: several processes, mixed precision, a run's clock and folder,
-and the way from pairs to batches."""
+"""What the training of the transfer networks has in common: several processes, mixed precision, a run's clock and
+folder, the way from pairs to batches, and the loop of all networks but `msa`."""
 
 from __future__ import annotations
 
 import functools
 import itertools
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +20,12 @@ from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from . import pairs
-from .training import load_checkpoint, save_checkpoint, write_line
+from . import pairs, weights
+from .training import follow, load_checkpoint, save_checkpoint, write_line
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -163,3 +166,171 @@ def load(
     loader = DataLoader(data, batch_size=None, num_workers=int(gpu), pin_memory=gpu)
     batches = iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
     return itertools.chain([next(batches)], batches)
+
+
+# ------------------------------------------------------------------------------------------------------- the loop
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a training run of `Motion`, `Head` or `Retouch` is made of.
+
+    Args:
+        source (`Rendered` or `Stored`): where the pairs come from.
+        out (`Path`): folder of the run.
+        minutes (`float`): in all, resumed runs included; the rate falls to nothing along a cosine.
+        batch (`int`): pairs a step on each process.
+        rate (`float`): AdamW's learning rate at the start.
+        seed (`int`): of the people, the order of pairs and their faults.
+        start (`Path`, *optional*): a `model.safetensors` to begin a new run from, as far as it fits.
+        machine (`Machine`): what it runs on.
+    """
+
+    source: pairs.Rendered | pairs.Stored
+    out: Path
+    minutes: float = 90.0
+    batch: int = 8
+    rate: float = 2e-3
+    seed: int = 0
+    start: Path | None = None
+    machine: Machine = field(default_factory=Machine)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a critic (`models/critic.py`) sees of a network's output.
+
+    Args:
+        critic: makes it.
+        shown: of output and batch: what the network made and what was rendered, as the critic takes them.
+        weight (`float`): of what it says in the network's loss.
+    """
+
+    critic: Callable[[], nn.Module]
+    shown: Callable[[Any, Any], tuple[Tensor, Tensor]]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one network is taught.
+
+    Args:
+        network: makes it; it has a `config`.
+        prepare: pairs as read and whether to add a photo's faults -> a batch, a named tuple of tensors.
+        predict: network, batch -> output.
+        losses: output, batch -> scalars, `total` among them.
+        held_out (`int`): how many pairs it is tested on.
+        alike (`float`, *optional*, defaults to 0): see `pairs.batches`.
+        judged (`Judged`, *optional*): its critic.
+    """
+
+    network: Callable[[], nn.Module]
+    prepare: Callable[[pairs.Pairs, bool], Any]
+    predict: Callable[[nn.Module, Any], Any]
+    losses: Callable[[Any, Any], dict[str, Tensor]]
+    held_out: int
+    alike: float = 0.0
+    judged: Judged | None = None
+
+
+_ALONE = 0.15
+"""Share of the training in which there is no critic: nothing can be learned from one that sees through everything."""
+
+
+def begin_from(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Takes over what fits of other weights: a head that has grown keeps what it had, new layers start as they are."""
+    state = network.state_dict()
+    for key, value in tensors.items():
+        if key in state and value.shape[1:] == state[key].shape[1:]:
+            state[key][: len(value)] = value.float()
+    network.load_state_dict(state)
+
+
+def fit(fabric: Fabric, options: Options, lesson: Lesson, name: str) -> None:
+    """Trains a network, going on from `out`/checkpoint.pt where there is one.
+
+    Writes `out`/curve.jsonl and `out`/tensorboard (every 25 steps), and every three minutes `out`/checkpoint.pt, the
+    running average as weights to install, `out`/`name`, and its losses on held-out pairs where the source has any.
+    """
+    torch.manual_seed(options.seed)  # the same networks on every process
+    network, average = (lesson.network().to(fabric.device) for _ in range(2))
+    average.eval()
+    judged = lesson.judged
+    critic = None if judged is None else judged.critic().to(fabric.device)
+    # With float16 the gradients are unscaled before they are clipped, which the fused optimiser does not allow.
+    fused = options.machine.precision != "16-mixed"
+    optimiser = torch.optim.AdamW(
+        network.parameters(), options.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=fused
+    )
+    kept: dict[str, Any] = {"network": network, "average": average, "optimiser": optimiser}
+    trained, stepper = fabric.setup(network, optimiser)
+    judge: Any = None
+    judge_stepper: Any = None
+    if critic is not None:
+        critic_optimiser = torch.optim.Adam(critic.parameters(), 4e-4, betas=(0.5, 0.99))
+        kept |= {"critic": critic, "critic_optimiser": critic_optimiser}
+        judge, judge_stepper = fabric.setup(critic, critic_optimiser)
+    run = Run(fabric, options.out, checkpoint_minutes=3)
+    if run.saved is not None:
+        for key, value in kept.items():
+            value.load_state_dict(run.saved[key])
+    else:
+        if options.start is not None:
+            begin_from(network, load_file(options.start))
+        average.load_state_dict(network.state_dict())
+    held_out = options.source.held_out(options.seed, lesson.held_out) if fabric.is_global_zero else None
+    faulty = functools.partial(lesson.prepare, augment=True)  # type: ignore[call-arg]
+    batches = load(fabric, options.source, faulty, options.batch, options.seed, run.step, lesson.alike)
+
+    def save() -> None:
+        run.save({key: value.state_dict() for key, value in kept.items()})
+        weights.save(average, average.config, options.out / name)  # type: ignore[arg-type]
+        if held_out is not None:
+            with torch.no_grad():
+                batch = fabric.to_device(lesson.prepare(held_out, False))
+                parts = lesson.losses(lesson.predict(average, batch), batch)
+            run.log({f"val_{key}": value.item() for key, value in parts.items()})
+
+    sums: dict[str, float] = {}
+    steps = 0  # in `sums`
+    run.begin()
+    while (done := run.seconds() / (60 * options.minutes)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = options.rate * min(1, (run.step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * done))
+        batch = next(batches)
+        with fabric.autocast():
+            out = lesson.predict(trained, batch)
+            parts = lesson.losses(out, batch)
+        total = parts["total"]
+        if judged is not None and critic is not None and judge is not None and done > _ALONE:
+            made, real = judged.shown(out, batch)
+            critic.requires_grad_(True)
+            wrong = judge(made.detach()).square().mean() + (judge(real) - 1).square().mean()
+            judge_stepper.zero_grad()
+            fabric.backward(wrong)
+            judge_stepper.step()
+            critic.requires_grad_(False)
+            # The bare critic: its own gradients are not wanted, so there is nothing for the processes to share.
+            with fabric.autocast():
+                fooled = (critic(made) - 1).square().mean()
+            total = total + judged.weight * fooled
+            parts |= {"critic": wrong, "fooled": fooled}
+        stepper.zero_grad()
+        fabric.backward(total)
+        fabric.clip_gradients(trained, stepper, max_norm=1.0)
+        stepper.step()
+        run.step += 1
+        follow(average, network, min(0.995, (run.step + 1) / (run.step + 20)))
+        for key, value in parts.items():
+            sums[key] = sums.get(key, 0.0) + value.item()
+        steps += 1
+        if run.step % 25 == 0:
+            run.log({key: value / steps for key, value in sums.items()})
+            sums, steps = {}, 0
+        if run.due():
+            save()
+    if steps:
+        run.log({key: value / steps for key, value in sums.items()})
+    if fabric.is_global_zero:
+        save()

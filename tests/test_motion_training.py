@@ -20,9 +20,9 @@ import torch
 from safetensors.torch import load_file
 
 from models.motion import Motion
-from models.motion_training import Options, begin_from, losses, prepare, train
+from models.motion_training import losses, prepare, train
 from models.pairs import Stored, read_file
-from models.transfer_training import Machine
+from models.transfer_training import Machine, Options, begin_from
 
 TINY = {"channels": (8, 8, 8, 8), "alpha_channels": 8, "blocks": (1, 0, 1)}
 
@@ -85,7 +85,7 @@ def test_gradients_reach_every_parameter_and_steps_lower_the_loss(tmp_path: Path
     optimiser = torch.optim.AdamW(network.parameters(), 5e-3)
     totals = []
     for _ in range(6):
-        total = losses(network, batch)["total"]
+        total = losses(network(*batch[:3], *batch[4:6]), batch)["total"]
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
