@@ -147,23 +147,15 @@ _CHUNK = 1 << 17
 """Layer pixels computed at a time: bounds the memory of the ten maps."""
 
 
-class Layer(NamedTuple):
-    """A person at the layer's resolution, in the square frame of its target."""
-
-    rgba: NDArray[np.float32]  # (size, size, 4), premultiplied
-    shape: NDArray[np.float32] | None  # (size, size, 4), normal and depth in torsos; 0 where there is nobody
-
-
 def render(
     photo: NDArray[np.float32],
     bare: NDArray[np.float32],
     maps: PartMaps,
     prediction: Prediction | None,
     size: int,
-    passes: bool = False,
     head: TurnedHead | None = None,
-) -> Layer:
-    """Computes the layer, a bounded number of pixels at a time.
+) -> NDArray[np.float32]:
+    """The layer, premultiplied `(size, size, 4)`, computed a bounded number of pixels at a time.
 
     Args:
         photo (`(n, n, 4)` float32): straight colours, continued beyond the matte, and the matte.
@@ -171,7 +163,6 @@ def render(
         maps (`PartMaps`): of one person.
         prediction (`Prediction`): of the same; `None`: the part maps alone.
         size (`int`): side of the target's frame in pixels.
-        passes (`bool`, *optional*, defaults to `False`): normals and depth too; they need a prediction.
         head (`TurnedHead`, *optional*): of the same, with a prediction; `None`: the head keeps the photo's view.
     """
     change = float(maps.change())
@@ -182,30 +173,23 @@ def render(
     matte = torch.from_numpy(resized(photo[..., 3], 2 * _OWNERSHIP_SIZE))
     own = F.interpolate(maps.ownership(_OWNERSHIP_SIZE), scale_factor=2, mode="bilinear", align_corners=False)
     own = (own * matte)[0, :, None]
-    # Without a network for it a head keeps the photo's view even when it should turn: one painted at 64 px has no
-    # features. Only a face seen from the front that must be seen from behind is painted over.
-    keep_head = float(~maps.source.known[0, NOSE] | maps.target.known[0, NOSE])
+    keep_head = _keeps_head(maps)
     # A head that hardly turns brings its hair or hat along, beyond the outline of one without.
-    hat = keep_head * float(maps.face_fit())
+    hat = own_head(maps, head)
     torso = float(maps.target.torso)
     edge = _EDGE_WIDTH * max(1 / size, float(maps.ratio) / photo.shape[0]) / torso
     outline = head_outline = None
     if head is not None:
-        head_outline = _outline(head.out.alpha) * head.target_side / torso
-        hat *= 1 - head.share
+        head_outline = outline_of(head.out.alpha) * head.target_side / torso
     if prediction is not None:
         painted = _painted_like(prediction, photo)
         planes = torch.cat([prediction.part_logits, prediction.visible, painted], 1)
-        outline = _outline(prediction.alpha) / torso
+        outline = outline_of(prediction.alpha) / torso
     rgba = np.zeros((size * size, 4), np.float32)
-    shape = np.zeros((size * size, 4), np.float32) if passes and prediction is not None else None
     pixels = _occupied(maps, outline, head, edge, size)
     for start in range(0, len(pixels), _CHUNK):
         chunk = pixels[start : start + _CHUNK]
-        at = (
-            torch.from_numpy(np.stack([chunk % size, chunk // size], -1).astype(np.float32) + 0.5)[None]
-            / size
-        )
+        at = _centres(chunk, size)
         points, distance = (of_part[0] for of_part in maps.at(at))
         spot = None if head is None else head.spot(at[0])
         if spot is not None:
@@ -242,28 +226,56 @@ def render(
             # The network knows bodies, the matte how far this one's clothes and hair stand off: it decides just beyond
             # the network's outline. All of a head is the photo's, if that is turned as it should be; a second one that
             # the network would draw beside it is none.
-            inside, own_head = smooth(outline, at[0])[0], hat * share[1]
+            inside, hair = smooth(outline, at[0])[0], hat * share[1]
             if spot is not None:
                 no_arm = 1 - share[2:6, spot.pixels].sum(0)
                 inside[spot.pixels] += spot.counts * no_arm * (head_inside - inside[spot.pixels])
-            beyond = inside + (_HAIR * own_head).clamp_min(_STANDS_OFF)
+            beyond = inside + (_HAIR * hair).clamp_min(_STANDS_OFF)
             # The parts' own alpha is no finer than their ownership; at the matte's edge the matte itself is read.
             there = matte_there.minimum(2 * part_alpha.amax(0))
             alpha = there.minimum(0.5 + beyond / edge)
-            alpha = alpha.maximum(0.5 + (inside - _SECOND_HEAD * own_head) / edge).clamp(0, 1)
+            alpha = alpha.maximum(0.5 + (inside - _SECOND_HEAD * hair) / edge).clamp(0, 1)
             if not maps.in_target.all():
                 # Beside a limb that is left out the network has learned nothing.
                 drawn = distance.masked_fill(~maps.in_target[0, :, None], math.inf)
                 alpha = alpha * (1 - smoothstep(drawn.amin(0), 1.3, 1.9))
         alpha = (matte_there * (1 - change) + alpha * change)[:, None]
         rgba[chunk] = torch.cat([colour * alpha, alpha], 1).numpy()
-        if shape is not None and prediction is not None:
-            normals, depth = smooth(torch.cat([prediction.normals, prediction.depth], 1), at[0]).split([3, 1])
-            shape[chunk] = (torch.cat([F.normalize(normals, dim=0), depth]) * (alpha.T > 0)).T.numpy()
-    layer = _without_specks(rgba.reshape(size, size, 4))
-    if shape is not None:
-        shape = shape.reshape(size, size, 4) * (layer[..., 3:] > 0)
-    return Layer(layer, shape)
+    return without_specks(rgba.reshape(size, size, 4))
+
+
+def _keeps_head(maps: PartMaps) -> float:
+    """0 where a face seen from the front must be seen from behind: it is painted over.
+
+    Else, without a network for it, a head keeps the photo's view even when it should turn: one painted at 64 px has no
+    features.
+    """
+    return float(~maps.source.known[0, NOSE] | maps.target.known[0, NOSE])
+
+
+def own_head(maps: PartMaps, head: TurnedHead | None) -> float:
+    """How far the head of one person is the photo's as it is there, 0..1, hair or hat included."""
+    return _keeps_head(maps) * float(maps.face_fit()) * (1 - (0.0 if head is None else head.share))
+
+
+def passes_of(prediction: Prediction, alpha: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Normal and depth in torsos `(size, size, 4)` of a layer; 0 where its `alpha` `(size, size)` is."""
+    size = len(alpha)
+    planes = torch.cat([prediction.normals, prediction.depth], 1)
+    shape = np.zeros((size * size, 4), np.float32)
+    pixels = np.flatnonzero(alpha)
+    for start in range(0, len(pixels), _CHUNK):
+        chunk = pixels[start : start + _CHUNK]
+        normals, depth = smooth(planes, _centres(chunk, size)[0]).split([3, 1])
+        shape[chunk] = torch.cat([F.normalize(normals, dim=0), depth]).T.numpy()
+    return shape.reshape(size, size, 4)
+
+
+def _centres(pixels: NDArray[np.int64], size: int) -> Tensor:
+    """Where flat indices of a layer's pixels lie, `(1, M, 2)` in frame coordinates."""
+    return (
+        torch.from_numpy(np.stack([pixels % size, pixels // size], -1).astype(np.float32) + 0.5)[None] / size
+    )
 
 
 def _show_head(
@@ -318,7 +330,7 @@ def _mix(colours: Tensor, share: Tensor, picture: NDArray[np.float32], places: T
         colours[some] += share[some, None] * (_read_photo(picture, places[some]) - colours[some])
 
 
-def _outline(logits: Tensor) -> Tensor:
+def outline_of(logits: Tensor) -> Tensor:
     """How far inside the outline each place is `(1, 1, n, n)`, in frame units; negative outside.
 
     What the network is unsure of it predicts as a wide ramp; enlarged, that is a blur. Near the outline the ramp
@@ -420,7 +432,7 @@ def _painted_like(prediction: Prediction, photo: NDArray[np.float32]) -> Tensor:
     return moved.clamp(0, 1)
 
 
-def _without_specks(layer: NDArray[np.float32]) -> NDArray[np.float32]:
+def without_specks(layer: NDArray[np.float32]) -> NDArray[np.float32]:
     """Clears what is fainter than 8-bit alpha can show, and what hangs free and is under a fiftieth of the person."""
     faint = (layer[..., 3] > 1 / 255).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(faint, connectivity=8)

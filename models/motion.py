@@ -26,26 +26,25 @@ from shared.skeleton import FACE, Skeleton
 
 from . import weights
 from .blocks import Residual, block, lay_out
-from .carry import render, resized, spread_colours, without_arms
+from .carry import own_head, passes_of, render, resized, spread_colours, without_arms, without_specks
 from .head import Head, TurnedHead, arms_before_head, cut, head_frames, turn
 from .head_pose import HeadMaps, head_pose
 from .parts import (
     NUM_PARTS,
-    Body,
     PartMaps,
     complete,
+    facial_spots,
     limb_prior,
     pixel_grid,
     sample,
     torso_length,
 )
+from .retouch import Retouch, planes_of, retouched
 
 MARGIN = 0.55
 """Room around the known joints, in torsos: hair and hat above the eyes, hands beyond wrists, feet beyond ankles."""
 _TORSO_METRES = 0.5
 """Neck to mid-hip of a grown-up: what a torso is taken for where metres are asked for."""
-_SPOT = 0.1
-"""Standard deviation of what marks a facial joint for the network, in torsos."""
 _MAX_LAYER = 6000
 """Largest side of a layer in pixels: above it a skeleton is a slip, and memory would pass 2 GB."""
 
@@ -104,6 +103,24 @@ class Analysed:
     before_head: Tensor | None
 
 
+@dataclass(frozen=True)
+class Moved:
+    """An actor's pixels moved into a pose, before they are retouched.
+
+    Args:
+        frame (`Frame`): the square of the scene around the target.
+        rgba (`(n, n, 4)` float32): its pixels, premultiplied.
+        prediction (`Prediction`, *optional*): what the network said of it.
+        retouch (`(1, 1, 64, 64)` float32): how much each place may be retouched, 0..1: nothing in the photo's own pose,
+            nor a head that is the photo's.
+    """
+
+    frame: Frame
+    rgba: NDArray[np.float32]
+    prediction: Prediction | None
+    retouch: Tensor
+
+
 # ------------------------------------------------------------------------------------------------------- the network
 
 
@@ -120,13 +137,6 @@ class Prediction(NamedTuple):
     colour: Tensor  # (B, 3, 64, 64), 0..1
     depth: Tensor  # (B, 1, 64, 64), towards the camera from the middle of neck and mid-hip, in torsos
     normals: Tensor  # (B, 3, 64, 64), x right, y up, z to the camera; of any length
-
-
-def _facial_joints(body: Body, size: int) -> Tensor:
-    """A soft spot at each known facial joint, `(B, 5, size * size)`: they say which way somebody faces."""
-    joints = list(FACE)
-    squared = (pixel_grid(size)[:, None] - body.xy[:, joints, None]).square().sum(-1)
-    return torch.exp(-squared / (2 * (_SPOT * body.torso[:, None, None]) ** 2)) * body.known[:, joints, None]
 
 
 class Motion(nn.Module):
@@ -212,8 +222,8 @@ class Motion(nn.Module):
                 prior.clamp_min(-20) / 10,
                 small.flatten(2),
                 prior_alpha.amax(1, keepdim=True),
-                _facial_joints(maps.source, size),
-                _facial_joints(maps.target, size),
+                facial_spots(maps.source, size),
+                facial_spots(maps.target, size),
             ]
             features = torch.cat(planes, 1).reshape(batch, -1, size, size)
             prior = prior.reshape(batch, NUM_PARTS, size, size)
@@ -333,6 +343,7 @@ class MotionTransfer:
     def __init__(self, name: str = "motion") -> None:
         self.network = None if name == "limbs" else weights.load(Motion, "transfer", name)
         self.head = None if name == "limbs" else weights.load(Head, "transfer", "head")
+        self.retouch = None if name == "limbs" else weights.load(Retouch, "transfer", "retouch")
 
     def transfer(
         self, rgb: NDArray[np.uint8], matte: NDArray[np.float32], source: Skeleton, target: Skeleton
@@ -384,6 +395,30 @@ class MotionTransfer:
         Raises:
             BadInput: a skeleton without joints, or of an impossible size.
         """
+        moved = self.move(actor, target)
+        frame, rgba = moved.frame, moved.rgba
+        if self.retouch is not None and moved.prediction is not None and float(moved.retouch.max()) > 0.01:
+            small = resized(rgba, Retouch.SIZE)
+            seen = torch.from_numpy(small).permute(2, 0, 1)[None]
+            out = self.retouch(seen, planes_of(moved.prediction))
+            rgba = without_specks(retouched(rgba, small, out, moved.retouch))
+        rows, columns = (np.flatnonzero(rgba[..., 3].any(axis)) for axis in (1, 0))
+        if len(rows) == 0:
+            return Person(np.zeros((1, 1, 4), np.float32), frame.x, frame.y)
+        top, left = int(rows[0]), int(columns[0])
+        here = np.s_[top : rows[-1] + 1, left : columns[-1] + 1]
+        depth = normals = None
+        if passes and moved.prediction is not None:
+            shape = passes_of(moved.prediction, rgba[..., 3])[here]
+            normals, depth = np.ascontiguousarray(shape[..., :3]), shape[..., 3] * _TORSO_METRES
+        return Person(np.ascontiguousarray(rgba[here]), frame.x + left, frame.y + top, depth, normals)
+
+    @torch.inference_mode()
+    def move(self, actor: Analysed, target: Skeleton) -> Moved:
+        """The actor's pixels in a pose: what `pose` retouches.
+
+        Args, errors: as of `pose`.
+        """
         frame = person_frame(target)
         source_xy, source_known = tensors(actor.source, actor.frame)
         target_xy, target_known = tensors(target, frame)
@@ -399,18 +434,11 @@ class MotionTransfer:
         if self.network is not None:
             prediction = self.network(actor.small, source_xy, source_known, target_xy, target_known)
         head = self._turned(actor, maps)
-        layer = render(straight, bare, maps, prediction, frame.size, passes, head)
-        rows, columns = (np.flatnonzero(layer.rgba[..., 3].any(axis)) for axis in (1, 0))
-        if len(rows) == 0:
-            return Person(np.zeros((1, 1, 4), np.float32), frame.x, frame.y)
-        top, left = int(rows[0]), int(columns[0])
-        here = np.s_[top : rows[-1] + 1, left : columns[-1] + 1]
-        depth = normals = None
-        if layer.shape is not None:
-            normals = np.ascontiguousarray(layer.shape[here][..., :3])
-            depth = layer.shape[here][..., 3] * _TORSO_METRES
-        rgba = np.ascontiguousarray(layer.rgba[here])
-        return Person(rgba, frame.x + left, frame.y + top, depth, normals)
+        rgba = render(straight, bare, maps, prediction, frame.size, head)
+        retouch = maps.change().expand(1, 1, Motion.SIZE, Motion.SIZE)
+        if prediction is not None:
+            retouch = retouch * (1 - own_head(maps, head) * prediction.share[:, 1:2])
+        return Moved(frame, rgba, prediction, retouch)
 
     def _turned(self, actor: Analysed, maps: PartMaps) -> TurnedHead | None:
         """The head, where there is a network for it and it must turn, or show what an arm hid."""

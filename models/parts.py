@@ -490,6 +490,17 @@ def arm_distances(body: Body, size: int) -> Tensor:
     return distance.masked_fill(~drawn[..., None], 9.0).reshape(-1, 4, size, size)
 
 
+def facial_spots(body: Body, size: int) -> Tensor:
+    """A soft spot at each known facial joint, `(B, 5, size * size)`: they say which way somebody faces."""
+    joints = list(FACE)
+    squared = (pixel_grid(size)[:, None] - body.xy[:, joints, None]).square().sum(-1)
+    return torch.exp(-squared / (2 * (_SPOT * body.torso[:, None, None]) ** 2)) * body.known[:, joints, None]
+
+
+_SPOT = 0.1
+"""Standard deviation of what marks a facial joint for the networks, in torsos."""
+
+
 def pixel_grid(size: int, rows: slice = slice(None)) -> Tensor:
     """Centres of a frame's pixels `(1, M, 2)`, row by row, in frame coordinates."""
     centres = (torch.arange(size) + 0.5) / size

@@ -208,22 +208,24 @@ def train_transfer(
     workers: Workers = 1,
     uses: Annotated[int, typer.Option(min=1, help="How often a rendered pair is used on average.")] = 4,
     generator: Annotated[
-        Literal["motion", "head", "msa"],
-        typer.Option(help="head: motion's second network, on close-ups; msa is the paper's."),
+        Literal["motion", "head", "retouch", "msa"],
+        typer.Option(
+            help="head, on close-ups, and retouch, on layers: motion's further networks; msa is the paper's."
+        ),
     ] = "motion",
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.1, help="How long, earlier stretches included; motion, head: 90 if not given."),
+        typer.Option(min=0.1, help="How long, earlier stretches included; all but msa: 90 if not given."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="msa: how many steps.")] = 260_500,
     batch: Annotated[int, typer.Option(min=1, help="Pairs in a step, on each process.")] = 8,
     rate: Annotated[
-        float, typer.Option(min=1e-6, help="motion, head: the learning rate at the start.")
+        float, typer.Option(min=1e-6, help="All but msa: the learning rate at the start.")
     ] = 2e-3,
     start: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="motion, head: a model.safetensors to begin a new run from."
+            exists=True, dir_okay=False, help="All but msa: a model.safetensors to begin a new run from."
         ),
     ] = None,
     adversarial: Annotated[
@@ -261,10 +263,11 @@ def train_transfer(
     precision = precision or ("32-true" if generator == "msa" else fast_precision(device))
     machine = Machine(device, devices, precision, threads)
     if generator != "msa":
-        from models import head_training, motion_training
+        from models import head_training, motion_training, retouch_training
+        from models.transfer_training import Options
 
-        options = motion_training.Options(source, out, minutes or 90.0, batch, rate, seed, start, machine)
-        (motion_training if generator == "motion" else head_training).train(options)
+        training = {"motion": motion_training, "head": head_training, "retouch": retouch_training}[generator]
+        training.train(Options(source, out, minutes or 90.0, batch, rate, seed, start, machine))
     else:
         from models import msa_training
 

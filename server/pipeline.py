@@ -233,7 +233,7 @@ class Pipeline:
         if generator != "limbs":
             used.append(("transfer", generator))
         if generator == "motion":
-            used.append(("transfer", "head"))
+            used += [("transfer", "head"), ("transfer", "retouch")]
         return {f"{stage}/{name}": sha256(stage, name) for stage, name in used}
 
     # --- stages -----------------------------------------------------------------------------------------

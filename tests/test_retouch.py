@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Retouch: what stays is the photo's, what does not is painted, at any size; its layers are made and learned from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.carry import resized
+from models.motion import MotionTransfer
+from models.pairs import Rendered, Stored, read_file
+from models.retouch import Retouch, Retouched, planes_of, retouched
+from models.retouch_training import compared, layers_of, losses, make_layers, prepare, train, with_things
+from models.transfer_training import Options
+from shared.errors import BadInput
+from tests.test_motion import STANDING, WALKING, picture, skeleton
+from tests.test_motion_training import write_pairs
+
+TINY = {"channels": (8, 8, 8, 8, 8), "fine": 8}
+
+
+def disc(size: int, centre: tuple[float, float], radius: float) -> np.ndarray:
+    """1 inside, with an edge of a pixel; in frame units."""
+    x = (np.arange(size) + 0.5) / size
+    distance = np.hypot(x[None] - centre[0], x[:, None] - centre[1])
+    return np.clip((radius - distance) * size + 0.5, 0, 1).astype(np.float32)
+
+
+ALL, NONE = torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
+
+
+def said(keep: np.ndarray, colour: tuple[float, float, float], alpha: np.ndarray) -> Retouched:
+    """What a network would say that keeps and covers these places of 256 px."""
+    logits = torch.logit(torch.from_numpy(np.stack([keep, alpha])).clamp(0.02, 0.98))
+    painted = torch.tensor(colour)[None, :, None, None].expand(1, 3, 256, 256)
+    return Retouched(torch.nn.functional.avg_pool2d(logits[:1, None], 2), painted, logits[1:, None])
+
+
+@pytest.mark.parametrize("size", [97, 256, 700])
+def test_what_is_right_stays_and_the_rest_is_painted(size: int) -> None:
+    rng = np.random.default_rng(0)
+    alpha = disc(size, (0.5, 0.5), 0.35)
+    straight = rng.uniform(0.2, 0.8, (size, size, 3)).astype(np.float32)
+    layer = np.dstack([straight * alpha[..., None], alpha])
+    wrong = disc(256, (0.5, 0.35), 0.1)
+    out = said(1 - wrong, (1.0, 0.0, 0.0), disc(256, (0.5, 0.5), 0.35))
+    done = retouched(layer, resized(layer, 256), out, ALL)
+    there = disc(size, (0.5, 0.35), 0.075) == 1
+    assert np.abs(done[there] - (1, 0, 0, 1)).max() < 0.02
+    far = (disc(size, (0.5, 0.35), 0.13) == 0) & (disc(size, (0.5, 0.5), 0.33) == 1)
+    np.testing.assert_allclose(done[far], layer[far], atol=1e-5)
+    assert np.abs(done[..., 3] - alpha).max() < 0.35, "an outline within the tolerance stays"
+    np.testing.assert_allclose(retouched(layer, resized(layer, 256), out, NONE), layer, atol=1e-6)
+
+
+def test_an_outline_that_is_wrong_is_drawn_anew_and_sharp() -> None:
+    alpha = disc(512, (0.5, 0.5), 0.2)
+    layer = np.dstack([np.full((512, 512, 3), 0.5, np.float32) * alpha[..., None], alpha])
+    done = retouched(
+        layer,
+        resized(layer, 256),
+        said(np.ones((256, 256), np.float32), (0.1, 0.9, 0.1), disc(256, (0.5, 0.5), 0.225)),
+        ALL,
+    )
+    wanted = disc(512, (0.5, 0.5), 0.225)
+    assert np.abs(done[..., 3] - wanted)[wanted == 1].mean() < 0.03
+    assert done[..., 3][disc(512, (0.5, 0.5), 0.24) == 0].max() == 0
+    soft = (done[..., 3] > 0.05) & (done[..., 3] < 0.95)
+    assert soft.sum() < 2 * np.pi * 0.225 * 512 * 5, "an edge of more than five pixels"
+    grown = (disc(512, (0.5, 0.5), 0.215) == 1) & (disc(512, (0.5, 0.5), 0.21) == 0)
+    # Near the layer its own colours go on.
+    np.testing.assert_allclose(done[grown][:, :3].mean(0), [0.5, 0.5, 0.5], atol=0.05)
+    far = retouched(
+        layer,
+        resized(layer, 256),
+        said(np.ones((256, 256), np.float32), (0.1, 0.9, 0.1), disc(256, (0.5, 0.5), 0.45)),
+        ALL,
+    )
+    assert far[..., 3][disc(512, (0.5, 0.5), 0.24) == 0].max() < 0.1, "grown out of all reason"
+    less = retouched(
+        layer,
+        resized(layer, 256),
+        said(np.ones((256, 256), np.float32), (0, 0, 0), disc(256, (0.5, 0.5), 0.1)),
+        ALL,
+    )
+    assert less[..., 3][disc(512, (0.5, 0.5), 0.12) == 0].max() < 0.01
+
+
+def test_the_photo_s_own_pose_is_not_retouched() -> None:
+    rgb, matte = picture()
+    transfer = MotionTransfer()
+    actor = transfer.analyse(rgb, matte, skeleton(STANDING))
+    own = transfer.pose(actor, skeleton(STANDING))
+    transfer.retouch = None
+    np.testing.assert_array_equal(own.rgba, transfer.pose(actor, skeleton(STANDING)).rgba)
+
+
+def test_a_layer_is_retouched_alike_at_any_size() -> None:
+    rgb, matte = picture()
+    transfer = MotionTransfer()
+    actor = transfer.analyse(rgb, matte, skeleton(STANDING))
+    small, large = (transfer.pose(actor, skeleton(WALKING * scale)).rgba for scale in (1, 3))
+    assert small[..., 3].sum() == pytest.approx(large[..., 3].sum() / 9, rel=0.04)
+
+
+def layers(file: Path) -> dict[str, np.ndarray]:
+    """Of the pairs that `write_pairs` writes."""
+    write_pairs(file)
+    return layers_of(read_file(file), MotionTransfer(), augment=False)
+
+
+def test_a_layer_that_is_right_is_known_to_be_and_one_that_is_not_too() -> None:
+    layer = torch.zeros(1, 4, 64, 64)
+    layer[:, :, 10:50, 10:50] = torch.tensor([0.2, 0.4, 0.6, 1.0])[:, None, None]
+    truth = layer.clone()
+    truth[:, :3, 10:50, 10:50] += 0.06  # another light
+    truth[:, :, 30:40, 20:34] = torch.tensor([0.9, 0.1, 0.1, 1.0])[:, None, None]
+    lit, right = compared(layer, truth)
+    assert right[0, 0, 33:37, 25:29].max() < 0.1
+    assert right[0, 0, 14:22, 14:46].min() > 0.9
+    torch.testing.assert_close(lit[..., 12:20, 12:20], layer[..., 12:20, 12:20], atol=0.02, rtol=0)
+
+
+def test_things_lie_before_some_people() -> None:
+    torch.manual_seed(0)
+    source = torch.zeros(60, 4, 256, 256)
+    source[:, :, 40:220, 90:160] = torch.tensor([0.1, 0.1, 0.1, 1.0])[:, None, None]
+    xy = torch.from_numpy(STANDING).float().expand(60, -1, -1) / 280
+    covered = with_things(source, xy, torch.ones(60, 18, dtype=torch.bool))
+    changed = (covered != source).flatten(1).any(1)
+    assert 5 <= changed.sum() <= 20, "a fifth of them"
+    assert (covered[:, :3] <= covered[:, 3:] + 1e-4).all(), "not premultiplied"
+    assert (covered[:, 3] >= source[:, 3] - 1e-4).all(), "a thing is taken for a part of the person"
+    # Never the head.
+    torch.testing.assert_close(covered[:, :, :30], source[:, :, :30])
+
+
+def test_gradients_reach_every_parameter_and_steps_lower_the_loss(tmp_path: Path) -> None:
+    batch = prepare(layers(tmp_path / "a.npz"), augment=True)
+    torch.manual_seed(0)
+    network = Retouch(**TINY)
+    optimiser = torch.optim.AdamW(network.parameters(), 5e-3)
+    totals = []
+    for _ in range(6):
+        total = losses(network(batch.layer, batch.planes), batch)["total"]
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+        totals.append(total.item())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+    assert totals[-1] < 0.95 * totals[0]
+
+
+def test_a_network_that_has_learned_nothing_paints_the_layer() -> None:
+    rgb, matte = picture()
+    transfer = MotionTransfer()
+    moved = transfer.move(transfer.analyse(rgb, matte, skeleton(STANDING)), skeleton(WALKING))
+    assert moved.prediction is not None
+    layer = torch.rand(1, 4, 256, 256)
+    layer[:, :3] *= layer[:, 3:]
+    network = Retouch(**TINY)
+    torch.nn.init.zeros_(network.head[1].weight)
+    torch.nn.init.zeros_(network.head[1].bias)
+    with torch.no_grad():
+        out = network(layer, planes_of(moved.prediction))
+    opaque = layer[:, 3:].expand(-1, 3, -1, -1) > 0.999
+    torch.testing.assert_close(out.colour[opaque], layer[:, :3][opaque], atol=2e-3, rtol=0)
+
+
+def test_layers_are_made_once_and_alike(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs" / "train" / "a.npz")
+    first, second = (make_layers(Stored(tmp_path / "pairs"), tmp_path / name, 3, 1) for name in ("a", "b"))
+    made = [read_file(source.folder / "train" / "a.npz") for source in (first, second)]
+    assert len(made[0]["layer"]) == 4
+    for key, value in made[0].items():
+        np.testing.assert_array_equal(value, made[1][key], err_msg=key)
+    written = (first.folder / "train" / "a.npz").stat().st_mtime_ns
+    make_layers(Stored(tmp_path / "pairs"), tmp_path / "a", 3, 1)
+    assert (first.folder / "train" / "a.npz").stat().st_mtime_ns == written
+
+
+@pytest.mark.timeout(300)
+def test_training_goes_on(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_pairs(tmp_path / "pairs" / split / "a.npz")
+    out = tmp_path / "run"
+    options = Options(Stored(tmp_path / "pairs"), out, minutes=0.05, batch=2)
+    train(options)
+    first = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+    train(replace(options, minutes=first[-1]["seconds"] / 60 + 0.1))
+    lines = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] > first[-1]["step"] >= 1
+    assert np.isfinite(lines[-1]["val_total"])
+    assert any("critic" in line for line in lines)
+    assert (out / "retouch" / "model.safetensors").is_file()
+
+
+def test_training_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="--assets: the layers that retouch learns from are made once"):
+        train(Options(Rendered(tmp_path), tmp_path / "run"))
+    with pytest.raises(BadInput, match=r"train: holds no pair files"):
+        train(Options(Stored(tmp_path), tmp_path / "run"))
