@@ -331,11 +331,12 @@ def on_photos(
         sheet (`Path`, *optional*): write the first 30 as a picture, a PNG: actor, pose, and each row.
 
     Returns:
-        per row `pckh_real`, `round_trip` (dB), `sharpness`, `real_pairs`, `refused` (pairs that ended in an error).
+        per row `pckh_real`, `round_trip` (dB), `sharpness`, `real_pairs`, `refused` (pairs that ended in an error). The
+        row `truth` is the person whose pose is asked for, cut out as the actors are.
     """
     estimator, matting = PoseEstimator(), MatteEstimator()
     actors, poses = people_of(photos, estimator)
-    found = {name: Found(estimator) for name in rows}
+    found = {name: Found(estimator) for name in (*rows, "truth")}
     trips: dict[str, list[float]] = {name: [] for name in rows}
     sharpness: dict[str, list[float]] = {name: [] for name in rows}
     refused = dict.fromkeys(rows, 0)
@@ -345,8 +346,10 @@ def on_photos(
         others = [pose for pose in poses if pose.name != actor.name]
         # The golden ratio: every actor meets poses of all kinds, and the first pairs are as mixed as all.
         pose = others[int(index * 0.618034 * len(others)) % len(others)]
-        target = in_square(shown_of(actor.skeleton, pose.skeleton))
-        matte = matting.matte(actor.rgb, actor.skeleton, actor.others)
+        asked = shown_of(actor.skeleton, pose.skeleton)
+        target = in_square(asked)
+        matte, own_matte = (matting.matte(one.rgb, one.skeleton, one.others) for one in (actor, pose))
+        found["truth"].add(_bytes(over_grey(resized(_cut_out(pose, own_matte, asked), LAYER))), target)
         results = {}
         for name, row in rows.items():
             try:
@@ -376,7 +379,14 @@ def on_photos(
         }
         if name == "copy":
             del result[name]["round_trip"]  # nothing is moved, so everything comes back
+    result["truth"] = {"pckh_real": round(found["truth"].pckh, 4), "real_pairs": count}
     return result
+
+
+def _cut_out(person: RealPerson, matte: Floats, within: Skeleton) -> Floats:
+    """The person in the frame of a skeleton, `(n, n, 4)` premultiplied."""
+    photo = np.dstack([person.rgb.astype(np.float32) / 255 * matte[..., None], matte])
+    return crop(photo, person_frame(within))
 
 
 def round_trip(row: Transfer, actor: RealPerson, matte: Floats, layer: Floats, target: Skeleton) -> float:
@@ -384,20 +394,17 @@ def round_trip(row: Transfer, actor: RealPerson, matte: Floats, layer: Floats, t
     straight = straight_bytes(layer)
     home = in_square(actor.skeleton)
     back = pasted(row.transfer(straight[..., :3], layer[..., 3], target, home), LAYER)
-    frame = person_frame(actor.skeleton)
-    photo = crop(np.dstack([actor.rgb.astype(np.float32) / 255 * matte[..., None], matte]), frame)
-    return psnr(on_person(back, resized(photo, LAYER), 2))
+    return psnr(on_person(back, resized(_cut_out(actor, matte, actor.skeleton), LAYER), 2))
 
 
 def _energy_of_photo(actor: RealPerson, matte: Floats, target: Skeleton) -> float:
     """Gradient energy of the actor in the photo, brought to the size that the target has."""
     larger = float(torso_length(*tensors(target))[0] / torso_length(*tensors(actor.skeleton))[0])
-    frame = person_frame(actor.skeleton)
-    photo = crop(np.dstack([actor.rgb.astype(np.float32) / 255 * matte[..., None], matte]), frame)
+    photo = _cut_out(actor, matte, actor.skeleton)
     if larger > 1:  # a layer cannot be sharper than its photo enlarged
         enlarged = cv2.resize(photo, None, fx=larger, fy=larger, interpolation=cv2.INTER_CUBIC)
         return gradient_energy(np.asarray(enlarged, np.float32))
-    return gradient_energy(resized(photo, max(16, round(frame.size * larger))))
+    return gradient_energy(resized(photo, max(16, round(len(photo) * larger))))
 
 
 def _tile(actor: RealPerson, matte: Floats, target: Skeleton, results: Sequence[Bytes | None]) -> Bytes:

@@ -396,7 +396,7 @@ def eval_transfer(
             said.setdefault(name, {}).update(row)
     if photos is not None:
         for name, row in evaluation.on_photos(measured, photos, real, sheet).items():
-            said[name].update(row)
+            said.setdefault(name, {}).update(row)
     for name in measured:
         if name != "copy":
             said[name].update(evaluation.cost(name))

@@ -181,6 +181,7 @@ def test_real_photos_and_their_sheet(tmp_path, shared_data):
     assert "round_trip" not in said["copy"]
     assert said["limbs"]["real_pairs"] + said["limbs"]["refused"] == 2
     assert said["limbs"]["round_trip"] > 10
+    assert said["truth"]["pckh_real"] > max(said["limbs"]["pckh_real"], 0.6)
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet.shape == (LAYER // 2, 2 * 5 * LAYER // 2, 3)
 
