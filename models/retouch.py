@@ -138,7 +138,8 @@ def _around(small: NDArray[np.float32], colour: Tensor) -> Tensor:
     """Colours `(1, 3, 256, 256)` beyond a layer's edge: near it its own, continued, farther off the painting."""
     alpha = small[..., 3]
     near = cv2.GaussianBlur(alpha, (0, 0), _NEAR)
-    own = spread_colours(small[..., :3] / np.maximum(alpha, 1e-3)[..., None], alpha)
+    straight = small[..., :3] / np.maximum(alpha, 1e-3)[..., None]
+    own = spread_colours(np.asarray(straight, np.float32), alpha)
     share = smoothstep(torch.from_numpy(near), 0.01, 0.1)
     return colour + share * (torch.from_numpy(own).permute(2, 0, 1)[None] - colour)
 
