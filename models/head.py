@@ -118,22 +118,27 @@ class Turned(NamedTuple):
 class Head(nn.Module):
     """U-Net at 48 px over the photo's head, turned as an ellipsoid would; painting and outline at 96 px.
 
+    It paints in colours that it picks from the photo's head: skin of a nape for a face that the photo does not show.
+
     Args:
         channels (`tuple` of 4 `int`, *optional*): width at 48, 24, 12 and 6 px.
-        fine (`int`, *optional*, defaults to 24): width at 96 px.
+        fine (`int`, *optional*, defaults to 32): width at 96 px.
+        palette (`int`, *optional*, defaults to 8): how many colours are picked.
     """
 
     SIZE, FINE = 48, 96
     MAX_CORRECTION = 0.25  # of the frame
-    HEADS = (4, 3, 16)
+    HEADS = (4, 3, 24)
     """Channels at 48 px: corrections, choice, what the painting at 96 px begins with."""
     INPUTS = 2 * 4 * 4 + 3 + 2 * (len(FACE) + len(_TRUNK)) + 4
     """The carried photo and its other side in 2x2 blocks, how the photo sees both, where the ellipsoid is, the photo's
     joints carried and the target's, distance from the bones of its arms."""
 
-    def __init__(self, channels: tuple[int, ...] = (32, 64, 96, 128), fine: int = 24) -> None:
+    def __init__(
+        self, channels: tuple[int, ...] = (32, 64, 96, 128), fine: int = 32, palette: int = 8
+    ) -> None:
         super().__init__()
-        self.config: dict[str, object] = {"channels": list(channels), "fine": fine}
+        self.config: dict[str, object] = {"channels": list(channels), "fine": fine, "palette": palette}
         steps = range(len(channels) - 1)
         self.stem = block(self.INPUTS, channels[0])
         self.down = nn.ModuleList(
@@ -147,8 +152,15 @@ class Head(nn.Module):
             for i in steps
         )
         self.head = nn.Conv2d(channels[0], sum(self.HEADS), 3, 1, 1)
-        last = nn.Conv2d(fine, 4, 3, 1, 1)
-        self.paint = nn.Sequential(block(self.HEADS[-1] + 8, fine), last)
+        marks = len(FACE) + len(_TRUNK)
+        self.look = nn.Sequential(
+            block(16 + marks, channels[0], 2), Residual(channels[0]), nn.Conv2d(channels[0], palette, 3, 1, 1)
+        )
+        gist = nn.Linear(channels[-1], channels[-1])
+        self.gist = nn.Sequential(nn.Linear(3 * palette + 2 * 9, channels[-1]), nn.SiLU(), gist)
+        nn.init.zeros_(gist.weight)
+        last = nn.Conv2d(fine, 4 + palette, 3, 1, 1)
+        self.paint = nn.Sequential(block(self.HEADS[-1] + 8, fine), Residual(fine), last)
         nn.init.normal_(self.head.weight[: sum(self.HEADS[:2])], std=0.01)
         nn.init.normal_(last.weight, std=0.01)
         lay_out(self)
@@ -164,7 +176,8 @@ class Head(nn.Module):
             source_known, target_known (`(B, 18)` bool).
         """
         size, fine, batch = self.SIZE, self.FINE, len(source)
-        with torch.no_grad():
+        # Places rounded to bfloat16 would be half a pixel off.
+        with torch.no_grad(), torch.autocast(source.device.type, enabled=False):
             bodies = complete(source_xy, source_known), complete(target_xy, target_known)
             maps = HeadMaps(*bodies)
             grid = pixel_grid(fine).to(source.device).expand(batch, -1, -1)
@@ -191,6 +204,9 @@ class Head(nn.Module):
         for layer in self.down:
             x = layer(x)
             skips.append(x)
+        palette = self._palette(source, marks)
+        facing = [pose.turned.flatten(1) for pose in (maps.source, maps.target)]
+        x = x + self.gist(torch.cat([palette.flatten(1), *facing], 1))[..., None, None]
         for i in reversed(range(len(self.up))):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = self.up[i](torch.cat([x, skips[i]], 1))
@@ -201,11 +217,23 @@ class Head(nn.Module):
         enlarged = F.interpolate(correction, size=fine, mode="bilinear", align_corners=False)
         carried = _both(source, at + enlarged)
         start = F.interpolate(start, size=fine, mode="bilinear", align_corners=False)
-        painted = self.paint(torch.cat([start, carried.to(start.dtype)], 1)).float()
+        change, alpha, mix = (
+            self.paint(torch.cat([start, carried.to(start.dtype)], 1))
+            .float()
+            .split([3, 1, palette.shape[1]], 1)
+        )
+        mixed = (mix.softmax(1)[:, :, None] * palette[..., None, None]).sum(1)
         flow = (coarse_at + correction).permute(0, 2, 3, 1)
         return Turned(
-            maps, correction, flow, carried, choice.float() + prior, torch.sigmoid(painted[:, :3]), painted[:, 3:]
+            maps, correction, flow, carried, choice.float() + prior, torch.sigmoid(mixed.logit(0.02) + change), alpha
         )  # fmt: skip
+
+    def _palette(self, source: Tensor, marks: Tensor) -> Tensor:
+        """Colours of the photo's head, `(B, palette, 3)`, each the mean over places that `look` picks."""
+        picked = self.look(torch.cat([F.pixel_unshuffle(source, 2), marks], 1)).float()
+        seen = F.avg_pool2d(source, 4).flatten(2)
+        means = (picked.flatten(2).softmax(2)[:, :, None] * seen[:, None]).sum(3)
+        return means[..., :3] / means[..., 3:].clamp_min(1e-3)
 
 
 def _both(source: Tensor, at: Tensor) -> Tensor:

@@ -100,8 +100,13 @@ def prepare(pairs: Pairs, augment: bool) -> Batch:
     )
 
 
-def shown(out: Turned) -> Tensor:
-    """The head as `Head` alone would show it, premultiplied `(B, 4, 96, 96)`."""
+def shown(out: Turned, alpha: Tensor) -> Tensor:
+    """The head as `Head` alone would show it within an outline, premultiplied `(B, 4, 96, 96)`.
+
+    Args:
+        alpha (`(B, 1, 96, 96)`): the true one in training. With its own a network would make up by colours for an edge
+            that nobody can know, or be sure of one to please the critic.
+    """
     choice = F.interpolate(out.choice, scale_factor=2, mode="bilinear", align_corners=False)
     straight, mattes = [], []
     for photo in out.carried.split(4, 1):
@@ -109,7 +114,6 @@ def shown(out: Turned) -> Tensor:
         mattes.append(photo[:, 3])
     shares = [share[:, None] for share in taken(choice.transpose(0, 1), (mattes[0], mattes[1]))]
     colour = shares[0] * straight[0] + shares[1] * straight[1] + shares[2] * out.colour
-    alpha = torch.sigmoid(out.alpha)
     return torch.cat([colour * alpha, alpha], 1)
 
 
@@ -125,7 +129,7 @@ def losses(out: Turned, batch: Batch) -> dict[str, Tensor]:
     edge = 1 - (2 * F.avg_pool2d(truth, 5, 1, 2) - 1).abs()
     weight = (1 + 4 * edge) * near
     alpha = F.binary_cross_entropy_with_logits(out.alpha, truth, weight, reduction="sum") / weight.sum()
-    picture = shown(out)
+    picture = shown(out, truth)
     colour = ((picture - batch.target).abs() * near).mean()
     edges = EdgeLoss()(picture * near, batch.target * near)
     wanted = batch.target[:, :3] / truth.clamp_min(0.05)
@@ -145,7 +149,10 @@ def judged(out: Turned, batch: Batch) -> tuple[Tensor, Tensor]:
     """What the critic sees: the head as it is shown, as it was rendered, and with both where the face should be."""
     window = in_window(Head.FINE).to(batch.source.device)
     joints = face_spots(complete(batch.target_xy, batch.target_known), Head.FINE)
-    fake, real = (torch.cat([picture * window, joints], 1) for picture in (shown(out), batch.target))
+    fake, real = (
+        torch.cat([picture * window, joints], 1)
+        for picture in (shown(out, batch.target[:, 3:]), batch.target)
+    )
     return fake, real
 
 
@@ -155,7 +162,9 @@ LESSON = Lesson(
     predict=lambda network, batch: network(*batch[:3], *batch[4:6]),
     losses=losses,
     held_out=96,
-    judged=Judged(lambda: PatchCritic(4 + len(FACE)), judged, weight=0.15),
+    # Backs of heads and faces that the photo does not show are the hardest, and rare.
+    alike=-0.4,
+    judged=Judged(lambda: PatchCritic(4 + len(FACE)), judged, weight=0.6),
 )
 
 

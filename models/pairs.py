@@ -263,8 +263,8 @@ def batches(
 
     Args:
         size: pairs of a batch.
-        alike: share of the pairs that are the more alike of two drawn ones. People ask for poses near the photo's more
-            often than for any.
+        alike: share of the pairs that are the more alike of two drawn ones; if negative, of those that are the less
+            alike. People ask for poses near the photo's more often than for any.
     """
 
     def end(step: int) -> int:
@@ -283,6 +283,7 @@ def batches(
         rows = []
         for _ in range(size):
             one, other = (window[i] for i in rng.integers(len(window), size=2))
-            rows.append(other if rng.random() < alike and other[2] < one[2] else one)
+            nearer = (other[2] < one[2]) == (alike > 0)
+            rows.append(other if rng.random() < abs(alike) and nearer else one)
         yield {key: np.stack([pairs[key][row] for pairs, row, _ in rows]) for key in rows[0][0]}
         step += 1

@@ -122,6 +122,26 @@ def test_a_batch_does_not_mix_its_heads(tmp_path: Path) -> None:
     torch.testing.assert_close(together.flow[1:2], alone.flow, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("colour", [(0.7, 0.4, 0.3), (0.1, 0.15, 0.1)])
+def test_it_paints_in_the_photo_s_colours(tmp_path: Path, colour: tuple[float, float, float]) -> None:
+    batch = batch_of(tmp_path / "a.npz")
+    batch.source[:, :3] = torch.tensor(colour)[:, None, None] * batch.source[:, 3:]
+    with torch.no_grad():
+        out = network()(*batch[:3], *batch[4:6])
+    wanted = torch.tensor(colour)[:, None, None].expand_as(out.colour)
+    torch.testing.assert_close(out.colour, wanted, atol=0.05, rtol=0)
+
+
+def test_places_keep_their_bits_in_mixed_precision(tmp_path: Path) -> None:
+    batch = batch_of(tmp_path / "a.npz")
+    made, places = network(), []
+    for mixed in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            out = made(*batch[:3], *batch[4:6])
+        places.append(out.flow - out.correction.permute(0, 2, 3, 1))
+    torch.testing.assert_close(*places, atol=1e-6, rtol=0)
+
+
 def test_the_critic_sees_the_face(tmp_path: Path) -> None:
     batch = batch_of(tmp_path / "a.npz")
     out = network()(*batch[:3], *batch[4:6])

@@ -69,10 +69,11 @@ def test_processes_share_the_files_and_all_pairs_are_seen(stored: Stored) -> Non
 def test_alike_pairs_are_preferred(stored: Stored) -> None:
     shares = [
         np.concatenate([b["vs"] for b in itertools.islice(batches(stored, 50, 1, alike=alike), 20)]) % 2
-        for alike in (0.0, 1.0)
+        for alike in (0.0, 1.0, -1.0)
     ]
     assert abs(shares[0].mean() - 0.5) < 0.06
     assert abs(shares[1].mean() - 0.25) < 0.06  # odd only where both drawn ones are
+    assert abs(shares[2].mean() - 0.75) < 0.06
 
 
 def test_no_files_and_no_pairs_are_refused(tmp_path: Path) -> None:
