@@ -23,6 +23,7 @@ from .parts import (
     limb_prior,
     pixel_grid,
     sample,
+    seen_from_behind,
     smooth,
     smoothstep,
 )
@@ -147,6 +148,11 @@ _CHUNK = 1 << 17
 """Layer pixels computed at a time: bounds the memory of the ten maps."""
 
 
+def edge_width(maps: PartMaps, photo: int, size: int) -> float:
+    """How wide an edge is in frame units, of frames of `photo` and `size` pixels: as in the coarser of both."""
+    return _EDGE_WIDTH * max(1 / size, float(maps.ratio) / photo)
+
+
 def render(
     photo: NDArray[np.float32],
     bare: NDArray[np.float32],
@@ -176,8 +182,9 @@ def render(
     keep_head = _keeps_head(maps)
     # A head that hardly turns brings its hair or hat along, beyond the outline of one without.
     hat = own_head(maps, head)
+    behind = change * float(seen_from_behind(maps.target))
     torso = float(maps.target.torso)
-    edge = _EDGE_WIDTH * max(1 / size, float(maps.ratio) / photo.shape[0]) / torso
+    edge = edge_width(maps, photo.shape[0], size) / torso
     outline = head_outline = None
     if head is not None:
         head_outline = outline_of(head.out.alpha) * head.target_side / torso
@@ -208,8 +215,10 @@ def render(
             alpha = part_alpha.amax(0)
         else:
             more, visible, paint = smooth(planes, at[0]).split([NUM_PARTS, 1, 3])
-            # It may bring arms forward, not take them away: where they hardly move its trunk would swallow them.
-            arms, others = more[2:6].clamp_min(0), more.clamp(max=0)
+            # It may bring arms forward, not take them away: where they hardly move its trunk would swallow them. From
+            # behind most arms that cross the trunk lie before it, out of sight.
+            arms, others = more[2:6], more.clamp(max=0)
+            arms = arms.clamp_min(0) + behind * (arms.clamp_max(0) - _FAR_ARM)
             share = (logits + torch.cat([others[:2], arms, others[6:]])).softmax(0)
             # The maps as they are: the network's correction of them helps it to see the matte, but bends cloth, and on
             # held-out people carried colours are nearer to the truth without it.
@@ -412,6 +421,8 @@ _BEHIND_SIZE = 384
 
 
 _TRUST = 3.0
+_FAR_ARM = 2.0
+"""Logits by which arms of somebody seen from behind give way to the trunk."""
 
 
 def _painted_like(prediction: Prediction, photo: NDArray[np.float32]) -> Tensor:

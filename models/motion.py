@@ -26,7 +26,16 @@ from shared.skeleton import FACE, Skeleton
 
 from . import weights
 from .blocks import Residual, block, lay_out
-from .carry import own_head, passes_of, render, resized, spread_colours, without_arms, without_specks
+from .carry import (
+    edge_width,
+    own_head,
+    passes_of,
+    render,
+    resized,
+    spread_colours,
+    without_arms,
+    without_specks,
+)
 from .head import Head, TurnedHead, arms_before_head, cut, head_frames, turn
 from .head_pose import HeadMaps, head_pose
 from .parts import (
@@ -110,6 +119,7 @@ class Moved:
     Args:
         frame (`Frame`): the square of the scene around the target.
         rgba (`(n, n, 4)` float32): its pixels, premultiplied.
+        edge (`float`): width of its edges, in frame units.
         prediction (`Prediction`, *optional*): what the network said of it.
         retouch (`(1, 1, 64, 64)` float32): how much each place may be retouched, 0..1: nothing in the photo's own pose,
             nor a head that is the photo's.
@@ -117,6 +127,7 @@ class Moved:
 
     frame: Frame
     rgba: NDArray[np.float32]
+    edge: float
     prediction: Prediction | None
     retouch: Tensor
 
@@ -401,7 +412,7 @@ class MotionTransfer:
             small = resized(rgba, Retouch.SIZE)
             seen = torch.from_numpy(small).permute(2, 0, 1)[None]
             out = self.retouch(seen, planes_of(moved.prediction))
-            rgba = without_specks(retouched(rgba, small, out, moved.retouch))
+            rgba = without_specks(retouched(rgba, small, out, moved.retouch, moved.edge))
         rows, columns = (np.flatnonzero(rgba[..., 3].any(axis)) for axis in (1, 0))
         if len(rows) == 0:
             return Person(np.zeros((1, 1, 4), np.float32), frame.x, frame.y)
@@ -438,7 +449,7 @@ class MotionTransfer:
         retouch = maps.change().expand(1, 1, Motion.SIZE, Motion.SIZE)
         if prediction is not None:
             retouch = retouch * (1 - own_head(maps, head) * prediction.share[:, 1:2])
-        return Moved(frame, rgba, prediction, retouch)
+        return Moved(frame, rgba, edge_width(maps, actor.frame.size, frame.size), prediction, retouch)
 
     def _turned(self, actor: Analysed, maps: PartMaps) -> TurnedHead | None:
         """The head, where there is a network for it and it must turn, or show what an arm hid."""

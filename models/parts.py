@@ -249,6 +249,13 @@ def _bones_of(body: Body) -> tuple[Tensor, Tensor, Tensor]:
     return body.xy[:, start], body.xy[:, end], trunk[:, start] & body.known[:, end]
 
 
+def seen_from_behind(body: Body) -> Tensor:
+    """1 where the right shoulder is clearly on the right, 0 where it is not or is not known, `(B,)`."""
+    across = body.xy[:, L_SHOULDER] - body.xy[:, R_SHOULDER]
+    width = (across * perp(body.down)).sum(-1) / body.torso  # negative where we see the front
+    return smoothstep(width, 0.1, 0.3) * body.known[:, [R_SHOULDER, L_SHOULDER]].all(1)
+
+
 class PartMaps:
     """For each body part the map from target points to source points, exact at the joints.
 

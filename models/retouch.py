@@ -157,7 +157,7 @@ def _outline(alpha: NDArray[np.float32], logits: Tensor) -> Tensor:
 
 
 def retouched(
-    layer: NDArray[np.float32], small: NDArray[np.float32], out: Retouched, share: Tensor
+    layer: NDArray[np.float32], small: NDArray[np.float32], out: Retouched, share: Tensor, edge: float
 ) -> NDArray[np.float32]:
     """The layer with what `Retouch` says of it.
 
@@ -166,13 +166,13 @@ def retouched(
         small (`(256, 256, 4)` float32): the same at 256 px.
         out (`Retouched`): of that.
         share (`(1, 1, n, n)` float32): how much it counts at each place of the frame, 0..1.
+        edge (`float`): width of an edge that is drawn anew, in frame units.
     """
     size = layer.shape[0]
     outline = _outline(small[..., 3], out.alpha)
     keep = F.interpolate(out.keep, scale_factor=2, mode="bilinear", align_corners=False)
     colour = out.colour.clamp(0, 1)
     planes = torch.cat([torch.sigmoid(keep), colour, _around(small, colour), outline], 1)
-    edge = _EDGE / min(size, Retouch.SIZE)
     result = np.empty_like(layer)
     rows = max(1, _CHUNK // size)
     for start in range(0, size, rows):
@@ -202,7 +202,5 @@ _NEAR = 3.0
 """Pixels of 256, a standard deviation: where a layer's own colours go on beyond its edge."""
 _GROWTH = 8.0
 """Pixels of 256: how far beyond the layer's edge the outline may go."""
-_EDGE = 1.6
-"""Width of an edge that is drawn anew, in pixels of the layer or of 256 px, whichever are larger."""
 _TOLERANCE = 1 / 256
 """How far off, in frame units, the layer's outline may be."""

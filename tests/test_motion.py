@@ -23,7 +23,7 @@ from models.motion import (
     spread_colours,
     with_carried_face,
 )
-from models.parts import PartMaps, complete, pixel_grid, torso_length
+from models.parts import PartMaps, complete, pixel_grid, seen_from_behind, torso_length
 from server.preview import paint
 from shared.errors import BadInput, MissingWeights, NoActor
 from shared.skeleton import (
@@ -334,6 +334,18 @@ def test_an_arm_brought_before_the_chest_is_seen() -> None:
     person = MotionTransfer().transfer(rgb, matte, skeleton(STANDING), skeleton(folded))
     forearm = over_grey(person, matte.shape)[109:113, 84:104]
     assert np.abs(forearm - np.array((200, 150, 120)) / 255).mean() < 0.1, "the coat lies over the forearm"
+
+
+def test_an_arm_before_somebody_seen_from_behind_is_hidden() -> None:
+    rgb, matte = picture()
+    behind = STANDING[list(MIRROR)]
+    seen = maps_between(STANDING, behind)
+    assert seen_from_behind(seen.source) == 0
+    assert seen_from_behind(seen.target) == 1
+    behind[[L_ELBOW, L_WRIST]] = (66, 108), (106, 112)
+    person = MotionTransfer().transfer(rgb, matte, skeleton(STANDING), skeleton(behind))
+    back = over_grey(person, matte.shape)[109:113, 88:104]
+    assert np.abs(back - np.array((180, 50, 50)) / 255).mean() < 0.1, "a forearm lies on the back"
 
 
 def test_a_hat_comes_along_where_the_head_does_not_turn() -> None:

@@ -49,13 +49,13 @@ def test_what_is_right_stays_and_the_rest_is_painted(size: int) -> None:
     layer = np.dstack([straight * alpha[..., None], alpha])
     wrong = disc(256, (0.5, 0.35), 0.1)
     out = said(1 - wrong, (1.0, 0.0, 0.0), disc(256, (0.5, 0.5), 0.35))
-    done = retouched(layer, resized(layer, 256), out, ALL)
+    done = retouched(layer, resized(layer, 256), out, ALL, 1.6 / size)
     there = disc(size, (0.5, 0.35), 0.075) == 1
     assert np.abs(done[there] - (1, 0, 0, 1)).max() < 0.02
     far = (disc(size, (0.5, 0.35), 0.13) == 0) & (disc(size, (0.5, 0.5), 0.33) == 1)
     np.testing.assert_allclose(done[far], layer[far], atol=1e-5)
     assert np.abs(done[..., 3] - alpha).max() < 0.35, "an outline within the tolerance stays"
-    np.testing.assert_allclose(retouched(layer, resized(layer, 256), out, NONE), layer, atol=1e-6)
+    np.testing.assert_allclose(retouched(layer, resized(layer, 256), out, NONE, 1.6 / size), layer, atol=1e-6)
 
 
 def test_an_outline_that_is_wrong_is_drawn_anew_and_sharp() -> None:
@@ -66,12 +66,13 @@ def test_an_outline_that_is_wrong_is_drawn_anew_and_sharp() -> None:
         resized(layer, 256),
         said(np.ones((256, 256), np.float32), (0.1, 0.9, 0.1), disc(256, (0.5, 0.5), 0.225)),
         ALL,
+        1.6 / 512,
     )
     wanted = disc(512, (0.5, 0.5), 0.225)
     assert np.abs(done[..., 3] - wanted)[wanted == 1].mean() < 0.03
     assert done[..., 3][disc(512, (0.5, 0.5), 0.24) == 0].max() == 0
     soft = (done[..., 3] > 0.05) & (done[..., 3] < 0.95)
-    assert soft.sum() < 2 * np.pi * 0.225 * 512 * 5, "an edge of more than five pixels"
+    assert soft.sum() < 2 * np.pi * 0.225 * 512 * 4, "an edge of more than four pixels"
     grown = (disc(512, (0.5, 0.5), 0.215) == 1) & (disc(512, (0.5, 0.5), 0.21) == 0)
     # Near the layer its own colours go on.
     np.testing.assert_allclose(done[grown][:, :3].mean(0), [0.5, 0.5, 0.5], atol=0.05)
@@ -80,6 +81,7 @@ def test_an_outline_that_is_wrong_is_drawn_anew_and_sharp() -> None:
         resized(layer, 256),
         said(np.ones((256, 256), np.float32), (0.1, 0.9, 0.1), disc(256, (0.5, 0.5), 0.45)),
         ALL,
+        1.6 / 512,
     )
     assert far[..., 3][disc(512, (0.5, 0.5), 0.24) == 0].max() < 0.1, "grown out of all reason"
     less = retouched(
@@ -87,6 +89,7 @@ def test_an_outline_that_is_wrong_is_drawn_anew_and_sharp() -> None:
         resized(layer, 256),
         said(np.ones((256, 256), np.float32), (0, 0, 0), disc(256, (0.5, 0.5), 0.1)),
         ALL,
+        1.6 / 512,
     )
     assert less[..., 3][disc(512, (0.5, 0.5), 0.12) == 0].max() < 0.01
 
