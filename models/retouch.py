@@ -151,7 +151,8 @@ def _outline(alpha: NDArray[np.float32], logits: Tensor) -> Tensor:
     a gap along it: it is smoothed away. Far from the layer nothing is added.
     """
     smoothed = cv2.GaussianBlur(logits[0, 0].numpy(), (0, 0), 1.5)
-    away = cv2.distanceTransform((alpha < 0.5).astype(np.uint8), cv2.DIST_L2, 3)
+    away = cv2.distanceTransform((alpha < 0.5).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    away = cv2.GaussianBlur(away, (0, 0), 2)  # of pixels: their steps would show
     limit = torch.from_numpy((_GROWTH - away) / Retouch.SIZE)
     return outline_of(torch.from_numpy(smoothed)[None, None]).minimum(limit)
 
