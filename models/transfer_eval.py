@@ -482,7 +482,7 @@ def _cost(name: str, threads: int, heights: tuple[int, ...]) -> dict[str, float]
             milliseconds = []
             for _ in range(10):
                 start_time = time.perf_counter()
-                row.pose(analysed, small)
+                row.pose(analysed, small, draft=True)
                 milliseconds.append(1000 * (time.perf_counter() - start_time))
             said["preview_ms"] = round(statistics.median(milliseconds), 1)
     said["memory"] = _peak_bytes()

@@ -98,7 +98,7 @@ def paint(
     frame = person_frame(target)
     scale = frame.size / size
     small = target.transformed(1 / scale, (-frame.x / scale, -frame.y / scale))
-    person = transfer.pose(actor, small)
+    person = transfer.pose(actor, small, draft=True)
     square = np.zeros((size, size, 4), np.uint8)
     out_of, into = overlap(person.rgba.shape[:2], (person.x, person.y), (size, size))
     square[into] = straight_bytes(person.rgba[out_of])
