@@ -175,10 +175,10 @@ def test_turning_the_head_changes_the_head_alone(pose: np.ndarray) -> None:
     actor = transfer.analyse(rgb, matte, skeleton(STANDING))
     target = pose.copy()
     target[[L_ELBOW, L_WRIST]] += (20, -20)
-    turned = over_grey(transfer.pose(actor, skeleton(target)), matte.shape)
+    # Drafts: what retouches looks at the whole layer.
+    turned = over_grey(transfer.pose(actor, skeleton(target), draft=True), matte.shape)
     transfer.head = None
-    kept = over_grey(transfer.pose(actor, skeleton(target)), matte.shape)
+    kept = over_grey(transfer.pose(actor, skeleton(target), draft=True), matte.shape)
     difference = np.abs(turned - kept).max(-1)
     assert difference[10:60, 75:130].max() > 0.2, "the head is as the photo has it"
-    # Retouching looks at the whole layer: three of 255 on the body.
-    assert difference[110:].max() < 0.02
+    assert difference[110:].max() < 1e-4
