@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers that `Motion` and `Head` are made of."""
+"""The layers that `Motion`, `Head` and `Retouch` are made of."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -27,6 +28,22 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(self.first(x))
+
+
+def descend(x: Tensor, down: nn.ModuleList) -> list[Tensor]:
+    """`x` and what each step of a U-Net's way down makes of it, finest first."""
+    levels = [x]
+    for step in down:
+        levels.append(step(levels[-1]))
+    return levels
+
+
+def ascend(x: Tensor, levels: list[Tensor], up: nn.ModuleList) -> Tensor:
+    """A U-Net's way up, from its coarsest `x` past the finer of `levels`, of which `up` has a step each."""
+    for i in reversed(range(len(up))):
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        x = up[i](torch.cat([x, levels[i]], 1))
+    return x
 
 
 def lay_out(network: nn.Module) -> None:

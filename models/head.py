@@ -30,7 +30,7 @@ from shared.skeleton import (
     R_WRIST,
 )
 
-from .blocks import Residual, block, lay_out
+from .blocks import Residual, ascend, block, descend, lay_out
 from .head_pose import HeadMaps, HeadPose, angle_between
 from .parts import (
     Body,
@@ -199,17 +199,11 @@ class Head(nn.Module):
                 torch.exp(-(arm_distances(bodies[1], size) ** 2) / 2),
             ]
             features = torch.cat(planes, 1)
-        x = self.stem(features.contiguous(memory_format=torch.channels_last))
-        skips = [x]
-        for layer in self.down:
-            x = layer(x)
-            skips.append(x)
+        levels = descend(self.stem(features.contiguous(memory_format=torch.channels_last)), self.down)
         palette = self._palette(source, marks)
         facing = [pose.turned.flatten(1) for pose in (maps.source, maps.target)]
-        x = x + self.gist(torch.cat([palette.flatten(1), *facing], 1))[..., None, None]
-        for i in reversed(range(len(self.up))):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = self.up[i](torch.cat([x, skips[i]], 1))
+        gist = self.gist(torch.cat([palette.flatten(1), *facing], 1))[..., None, None]
+        x = ascend(levels[-1] + gist, levels, self.up)
         correction, choice, start = self.head(x).split(self.HEADS, 1)
         correction = torch.tanh(correction.float()) * self.MAX_CORRECTION
         # What the photo sees square on is taken from it unless the network knows better.

@@ -25,7 +25,7 @@ from shared.errors import BadInput, NoActor
 from shared.skeleton import FACE, Skeleton
 
 from . import weights
-from .blocks import Residual, block, lay_out
+from .blocks import Residual, ascend, block, descend, lay_out
 from .carry import (
     edge_width,
     own_head,
@@ -240,14 +240,8 @@ class Motion(nn.Module):
             prior = prior.reshape(batch, NUM_PARTS, size, size)
             points = points.reshape(batch, NUM_PARTS, size, size, 2)
             change = maps.change()[:, None, None, None]
-        x = self.stem(features.contiguous(memory_format=torch.channels_last))
-        skips = [x]
-        for layer in self.down:
-            x = layer(x)
-            skips.append(x)
-        for i in reversed(range(len(self.up))):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = self.up[i](torch.cat([x, skips[i]], 1))
+        levels = descend(self.stem(features.contiguous(memory_format=torch.channels_last)), self.down)
+        x = ascend(levels[-1], levels, self.up)
         part_logits, correction, coarse, visible, colour, depth, normals = (
             self.head(x).float().split(self.HEADS, 1)
         )

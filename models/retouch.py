@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .blocks import Residual, block, lay_out
+from .blocks import Residual, ascend, block, descend, lay_out
 from .carry import outline_of, spread_colours
 from .parts import NUM_PARTS, facial_spots, pixel_grid, smooth, smoothstep
 
@@ -98,14 +98,8 @@ class Retouch(nn.Module):
         blocks = F.pixel_unshuffle(layer, 2)
         wide = F.interpolate(planes, size=blocks.shape[-2:], mode="bilinear", align_corners=False)
         features = torch.cat([blocks, wide], 1)
-        x = self.stem(features.contiguous(memory_format=torch.channels_last))
-        skips = [x]
-        for step in self.down:
-            x = step(x)
-            skips.append(x)
-        for i in reversed(range(len(self.up))):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = self.up[i](torch.cat([x, skips[i]], 1))
+        levels = descend(self.stem(features.contiguous(memory_format=torch.channels_last)), self.down)
+        x = ascend(levels[-1], levels, self.up)
         keep, change = self.head(torch.cat([x, blocks.to(x.dtype)], 1)).float().split([1, 16], 1)
         change = F.pixel_shuffle(change, 2)
         # It begins with the layer as it is, so that painting and photo meet without a step.

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +15,11 @@ from models.head import Head, head_frames, turn
 from models.head_pose import HeadMaps, head_pose
 from models.head_training import Batch, judged, losses, prepare, train
 from models.motion import MotionTransfer
-from models.pairs import Stored, read_file
+from models.pairs import read_file
 from models.parts import complete
-from models.transfer_training import Options
 from shared.skeleton import FACE, L_EAR, L_ELBOW, L_WRIST, R_EAR
 from tests.test_motion import STANDING, over_grey, picture, skeleton
-from tests.test_motion_training import write_pairs
+from tests.test_motion_training import curve_of_two_stretches, write_pairs
 
 PROFILE = STANDING.copy()
 PROFILE[list(FACE), 0] = (122, 116, 117, 98, 100)
@@ -154,18 +151,7 @@ def test_the_critic_sees_the_face(tmp_path: Path) -> None:
 
 
 def test_training_goes_on(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        write_pairs(tmp_path / "pairs" / split / "a.npz")
-    out = tmp_path / "run"
-    options = Options(Stored(tmp_path / "pairs"), out, minutes=0.05, batch=2)
-    train(options)
-    first = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
-    train(replace(options, minutes=first[-1]["seconds"] / 60 + 0.1))
-    lines = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
-    assert lines[-1]["step"] > first[-1]["step"] >= 1
-    assert np.isfinite(lines[-1]["val_total"])
-    assert any("critic" in line for line in lines)
-    assert (out / "head" / "model.safetensors").is_file()
+    assert any("critic" in line for line in curve_of_two_stretches(train, tmp_path, "head"))
 
 
 @pytest.mark.parametrize("pose", [PROFILE, BEHIND], ids=["profile", "behind"])

@@ -95,20 +95,29 @@ def test_gradients_reach_every_parameter_and_steps_lower_the_loss(tmp_path: Path
     assert totals[-1] < 0.9 * totals[0]
 
 
-def test_training_goes_on_and_can_start_from_other_weights(tmp_path: Path) -> None:
+def curve_of_two_stretches(
+    train: Callable[[Options], None], folder: Path, name: str
+) -> list[dict[str, float]]:
+    """What a run that was ended and taken up again has logged, once all that holds for any network is asserted."""
     for split in ("train", "val"):
-        write_pairs(tmp_path / "pairs" / split / "a.npz")
-    out = tmp_path / "run"
-    options = Options(Stored(tmp_path / "pairs"), out, minutes=0.02, batch=2)
+        write_pairs(folder / "pairs" / split / "a.npz")
+    out = folder / "run"
+    options = Options(Stored(folder / "pairs"), out, minutes=0.05, batch=2)
     train(options)
     first = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
-    train(replace(options, minutes=first[-1]["seconds"] / 60 + 0.05))
+    train(replace(options, minutes=first[-1]["seconds"] / 60 + 0.1))
     lines = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] > first[-1]["step"] >= 1
     assert lines[-1]["seconds"] > first[-1]["seconds"]
     assert np.isfinite(lines[-1]["val_total"])
     assert list((out / "tensorboard").glob("events.*"))
-    weights = load_file(out / "motion" / "model.safetensors")
+    assert (out / name / "model.safetensors").is_file()
+    return lines
+
+
+def test_training_goes_on_and_can_start_from_other_weights(tmp_path: Path) -> None:
+    curve_of_two_stretches(train, tmp_path, "motion")
+    weights = load_file(tmp_path / "run" / "motion" / "model.safetensors")
     larger = Motion(blocks=(3, 3, 3))
     begin_from(larger, weights)
     torch.testing.assert_close(larger.stem[0].weight, weights["stem.0.weight"].float())

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from models.retouch_training import compared, layers_of, losses, make_layers, pr
 from models.transfer_training import Options
 from shared.errors import BadInput
 from tests.test_motion import STANDING, WALKING, picture, skeleton
-from tests.test_motion_training import write_pairs
+from tests.test_motion_training import curve_of_two_stretches, write_pairs
 
 TINY = {"channels": (8, 8, 8, 8, 8), "fine": 8}
 
@@ -61,13 +59,12 @@ def test_what_is_right_stays_and_the_rest_is_painted(size: int) -> None:
 def test_an_outline_that_is_wrong_is_drawn_anew_and_sharp() -> None:
     alpha = disc(512, (0.5, 0.5), 0.2)
     layer = np.dstack([np.full((512, 512, 3), 0.5, np.float32) * alpha[..., None], alpha])
-    done = retouched(
-        layer,
-        resized(layer, 256),
-        said(np.ones((256, 256), np.float32), (0.1, 0.9, 0.1), disc(256, (0.5, 0.5), 0.225)),
-        ALL,
-        1.6 / 512,
-    )
+
+    def drawn(radius: float) -> np.ndarray:
+        out = said(np.ones((256, 256), np.float32), (0.1, 0.9, 0.1), disc(256, (0.5, 0.5), radius))
+        return retouched(layer, resized(layer, 256), out, ALL, 1.6 / 512)
+
+    done = drawn(0.225)
     wanted = disc(512, (0.5, 0.5), 0.225)
     assert np.abs(done[..., 3] - wanted)[wanted == 1].mean() < 0.03
     assert done[..., 3][disc(512, (0.5, 0.5), 0.24) == 0].max() == 0
@@ -76,21 +73,9 @@ def test_an_outline_that_is_wrong_is_drawn_anew_and_sharp() -> None:
     grown = (disc(512, (0.5, 0.5), 0.215) == 1) & (disc(512, (0.5, 0.5), 0.21) == 0)
     # Near the layer its own colours go on.
     np.testing.assert_allclose(done[grown][:, :3].mean(0), [0.5, 0.5, 0.5], atol=0.05)
-    far = retouched(
-        layer,
-        resized(layer, 256),
-        said(np.ones((256, 256), np.float32), (0.1, 0.9, 0.1), disc(256, (0.5, 0.5), 0.45)),
-        ALL,
-        1.6 / 512,
-    )
+    far = drawn(0.45)
     assert far[..., 3][disc(512, (0.5, 0.5), 0.24) == 0].max() < 0.1, "grown out of all reason"
-    less = retouched(
-        layer,
-        resized(layer, 256),
-        said(np.ones((256, 256), np.float32), (0, 0, 0), disc(256, (0.5, 0.5), 0.1)),
-        ALL,
-        1.6 / 512,
-    )
+    less = drawn(0.1)
     assert less[..., 3][disc(512, (0.5, 0.5), 0.12) == 0].max() < 0.01
 
 
@@ -189,18 +174,7 @@ def test_layers_are_made_once_and_alike(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_training_goes_on(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        write_pairs(tmp_path / "pairs" / split / "a.npz")
-    out = tmp_path / "run"
-    options = Options(Stored(tmp_path / "pairs"), out, minutes=0.05, batch=2)
-    train(options)
-    first = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
-    train(replace(options, minutes=first[-1]["seconds"] / 60 + 0.1))
-    lines = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
-    assert lines[-1]["step"] > first[-1]["step"] >= 1
-    assert np.isfinite(lines[-1]["val_total"])
-    assert any("critic" in line for line in lines)
-    assert (out / "retouch" / "model.safetensors").is_file()
+    assert any("critic" in line for line in curve_of_two_stretches(train, tmp_path, "retouch"))
 
 
 def test_training_says_what_it_needs(tmp_path: Path) -> None:
