@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -104,10 +104,11 @@ def psnr(squared_error: float) -> float:
     return min(60.0, -10 * math.log10(squared_error + 1e-9))
 
 
-def on_person(layer: Floats, truth: Floats, power: int) -> float:
-    """Mean of |difference| ** power over mid-grey, on the true person."""
+def on_person(layer: Floats, truth: Floats, power: int, either: bool = False) -> float:
+    """Mean of |difference| ** power over mid-grey, on the true person; with `either` on the layer's person too."""
     difference = np.abs(over_grey(layer) - over_grey(truth))
-    return float((difference[truth[..., 3] > 0.5] ** power).mean())
+    alpha = np.maximum(layer[..., 3], truth[..., 3]) if either else truth[..., 3]
+    return float((difference[alpha > 0.5] ** power).mean())
 
 
 def ssim_on_person(layer: Floats, truth: Floats) -> float:
@@ -331,13 +332,14 @@ def on_photos(
         sheet (`Path`, *optional*): write the first 30 as a picture, a PNG: actor, pose, and each row.
 
     Returns:
-        per row `pckh_real`, `round_trip` (dB), `sharpness`, `real_pairs`, `refused` (pairs that ended in an error). The
-        row `truth` is the person whose pose is asked for, cut out as the actors are.
+        per row `pckh_real`, `round_trip` and `round_trip_either` (dB, `RoundTrip`), `sharpness`, `real_pairs`,
+        `refused` (pairs that ended in an error). The row `truth` is the person whose pose is asked for, cut out as the
+        actors are.
     """
     estimator, matting = PoseEstimator(), MatteEstimator()
     actors, poses = people_of(photos, estimator)
     found = {name: Found(estimator) for name in (*rows, "truth")}
-    trips: dict[str, list[float]] = {name: [] for name in rows}
+    trips: dict[str, list[RoundTrip]] = {name: [] for name in rows}
     sharpness: dict[str, list[float]] = {name: [] for name in rows}
     refused = dict.fromkeys(rows, 0)
     tiles = []
@@ -372,13 +374,15 @@ def on_photos(
         sharp = [value for value in sharpness[name] if math.isfinite(value)]
         result[name] = {
             "pckh_real": round(found[name].pckh, 4),
-            "round_trip": round(statistics.fmean(trips[name]), 2) if trips[name] else math.nan,
+            "round_trip": _mean([trip.on_person for trip in trips[name]]),
+            "round_trip_either": _mean([trip.on_either for trip in trips[name]]),
             "sharpness": round(statistics.median(sharp), 4) if sharp else math.nan,
             "real_pairs": len(trips[name]),
             "refused": refused[name],
         }
         if name == "copy":
-            del result[name]["round_trip"]  # nothing is moved, so everything comes back
+            for trip in ("round_trip", "round_trip_either"):
+                del result[name][trip]  # nothing is moved, so everything comes back
     result["truth"] = {"pckh_real": round(found["truth"].pckh, 4), "real_pairs": count}
     return result
 
@@ -389,12 +393,24 @@ def _cut_out(person: RealPerson, matte: Floats, within: Skeleton) -> Floats:
     return crop(photo, person_frame(within))
 
 
-def round_trip(row: Transfer, actor: RealPerson, matte: Floats, layer: Floats, target: Skeleton) -> float:
-    """PSNR on the person of actor -> pose -> the actor's own pose, against the actor, in a square of `LAYER` px."""
+def _mean(decibels: Sequence[float]) -> float:
+    return round(statistics.fmean(decibels), 2) if decibels else math.nan
+
+
+class RoundTrip(NamedTuple):
+    """PSNR (dB) of a round trip against the actor."""
+
+    on_person: float  # where the actor is: what spills beyond costs nothing
+    on_either: float  # where the actor or what came back is
+
+
+def round_trip(row: Transfer, actor: RealPerson, matte: Floats, layer: Floats, target: Skeleton) -> RoundTrip:
+    """Actor -> pose -> the actor's own pose, against the actor, in a square of `LAYER` px."""
     straight = straight_bytes(layer)
     home = in_square(actor.skeleton)
     back = pasted(row.transfer(straight[..., :3], layer[..., 3], target, home), LAYER)
-    return psnr(on_person(back, resized(_cut_out(actor, matte, actor.skeleton), LAYER), 2))
+    truth = resized(_cut_out(actor, matte, actor.skeleton), LAYER)
+    return RoundTrip(psnr(on_person(back, truth, 2)), psnr(on_person(back, truth, 2, either=True)))
 
 
 def _energy_of_photo(actor: RealPerson, matte: Floats, target: Skeleton) -> float:

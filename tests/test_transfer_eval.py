@@ -109,6 +109,10 @@ def test_faults_lower_the_number_that_is_meant_for_them():
         0.2 * truth[truth[..., 3] == 1][:, :3].mean(), rel=0.05
     )
     assert psnr(on_person(darker, truth, 2)) < 30
+    # What spills beyond the person costs nothing on the person, and something where either is.
+    spilt = np.where(truth[..., 3:] > 0, truth, 1)
+    assert on_person(spilt, truth, 2) == 0
+    assert on_person(spilt, truth, 2, either=True) > 0.1
     blurred = cv2.GaussianBlur(truth, (0, 0), 2.0)
     assert ssim_on_person(blurred, truth) < 0.5
     assert gradient_energy(blurred) < 0.2 * gradient_energy(truth)
@@ -177,8 +181,10 @@ def test_real_photos_and_their_sheet(tmp_path, shared_data):
     for name in ("op_COCO_val2014_000000000241.jpg", "ccby_000000234748.jpg"):
         (folder / name).symlink_to(shared_data / "photos" / name)
     said = on_photos(transfers(["limbs", "copy"]), folder, 2, tmp_path / "sheet.png")
-    assert set(said["limbs"]) == {"pckh_real", "round_trip", "sharpness", "real_pairs", "refused"}
-    assert "round_trip" not in said["copy"]
+    assert set(said["limbs"]) == {
+        "pckh_real", "round_trip", "round_trip_either", "sharpness", "real_pairs", "refused",
+    }  # fmt: skip
+    assert set(said["copy"]) == {"pckh_real", "sharpness", "real_pairs", "refused"}
     assert said["limbs"]["real_pairs"] + said["limbs"]["refused"] == 2
     assert said["limbs"]["round_trip"] > 10
     assert said["truth"]["pckh_real"] > max(said["limbs"]["pckh_real"], 0.6)
