@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shared.errors import BadInput, NoActor
-from shared.skeleton import FACE, Skeleton
+from shared.skeleton import FACE, MIRROR, Skeleton
 
 from . import weights
 from .blocks import Residual, ascend, block, descend, lay_out
@@ -39,6 +39,7 @@ from .carry import (
 from .head import Head, TurnedHead, arms_before_head, cut, head_frames, turn
 from .head_pose import HeadMaps, head_pose
 from .parts import (
+    MIRRORED_PARTS,
     NUM_PARTS,
     PartMaps,
     complete,
@@ -262,6 +263,45 @@ class Motion(nn.Module):
         colour = torch.sigmoid(colour)
         return Prediction(maps, share, part_logits, correction, flow, alpha, visible, colour, depth, normals)
 
+    def both_ways(
+        self, source: Tensor, source_xy: Tensor, source_known: Tensor, target_xy: Tensor, target_known: Tensor
+    ) -> Prediction:
+        """The mean of what `forward` says of a batch and of its mirror image, turned back. Args: as of `forward`."""
+        order = list(MIRROR)
+
+        def mirrored(xy: Tensor) -> Tensor:
+            return torch.stack([1 - xy[..., 0], xy[..., 1]], -1)
+
+        given = (source, source_xy, source_known, target_xy, target_known)
+        image = (
+            source.flip(3),
+            mirrored(source_xy)[:, order],
+            source_known[:, order],
+            mirrored(target_xy)[:, order],
+            target_known[:, order],
+        )
+        out = self(*(torch.cat(pair) for pair in zip(given, image, strict=True)))
+
+        def mean(of: Tensor, other_parts: bool = False, turned: tuple[float, ...] = (1.0,)) -> Tensor:
+            here, there = of.chunk(2)
+            there = there[:, MIRRORED_PARTS] if other_parts else there
+            return (here + there.flip(3) * here.new_tensor(turned)[:, None, None]) / 2
+
+        here, there = out.flow.chunk(2)
+        return Prediction(
+            PartMaps(*given[1:]),
+            # Of shares the geometric mean, as of their logits.
+            mean(out.share.clamp_min(1e-9).log(), other_parts=True).softmax(1),
+            mean(out.part_logits, other_parts=True),
+            mean(out.correction, turned=(-1.0, 1.0)),
+            (here + mirrored(there.flip(2))) / 2,
+            mean(out.alpha),
+            mean(out.visible),
+            mean(out.colour),
+            mean(out.depth),
+            mean(out.normals, turned=(-1.0, 1.0, 1.0)),
+        )
+
 
 # ---------------------------------------------------------------------------------------------- applied to photographs
 
@@ -396,18 +436,19 @@ class MotionTransfer:
             target (`Skeleton`): the pose, in pixels of the scene. Limbs whose joints are unknown are not drawn; those
                 that `missing_parts` names are made up, blurred and in the colours of the rest.
             passes (`bool`, *optional*, defaults to `False`): depth and normals too, where a network predicts them.
-            draft (`bool`, *optional*, defaults to `False`): not retouched, at 256 px a third faster.
+            draft (`bool`, *optional*, defaults to `False`): not retouched, and the network asked once, not of the
+                mirror image too.
 
         Raises:
             BadInput: a skeleton without joints, or of an impossible size.
         """
-        moved = self.move(actor, target)
+        moved = self.move(actor, target, draft)
         frame, rgba = moved.frame, moved.rgba
         wanted = not draft and float(moved.retouch.max()) > 0.01
         if wanted and self.retouch is not None and moved.prediction is not None:
             small = resized(rgba, Retouch.SIZE)
             seen = torch.from_numpy(small).permute(2, 0, 1)[None]
-            out = self.retouch(seen, planes_of(moved.prediction))
+            out = self.retouch.both_ways(seen, planes_of(moved.prediction))
             rgba = without_specks(retouched(rgba, small, out, moved.retouch, moved.edge))
         rows, columns = (np.flatnonzero(rgba[..., 3].any(axis)) for axis in (1, 0))
         if len(rows) == 0:
@@ -421,7 +462,7 @@ class MotionTransfer:
         return Person(np.ascontiguousarray(rgba[here]), frame.x + left, frame.y + top, depth, normals)
 
     @torch.inference_mode()
-    def move(self, actor: Analysed, target: Skeleton) -> Moved:
+    def move(self, actor: Analysed, target: Skeleton, draft: bool = False) -> Moved:
         """The actor's pixels in a pose: what `pose` retouches.
 
         Args, errors: as of `pose`.
@@ -439,7 +480,8 @@ class MotionTransfer:
             )
         prediction = None
         if self.network is not None:
-            prediction = self.network(actor.small, source_xy, source_known, target_xy, target_known)
+            predict = self.network if draft else self.network.both_ways
+            prediction = predict(actor.small, source_xy, source_known, target_xy, target_known)
         head = self._turned(actor, maps)
         rgba = render(straight, bare, maps, prediction, frame.size, head)
         retouch = maps.change().expand(1, 1, Motion.SIZE, Motion.SIZE)

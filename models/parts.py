@@ -48,6 +48,8 @@ BONES = (
 )  # fmt: skip
 _NUM_BONES = len(BONES)
 _OTHER_SIDE = (2, 3, 0, 1, 6, 7, 4, 5)
+MIRRORED_PARTS = (0, 1, *(2 + bone for bone in _OTHER_SIDE))
+"""Which part is which in a mirror; of joints it is `MIRROR`."""
 _PARENT = (0, 0, 2, 2, 4, 4, 6, 6)
 _NEIGHBOURS = ((1, 2, 4, 6, 8), (0,), (0, 3), (2,), (0, 5), (4,), (0, 7), (6,), (0, 9), (8,))
 """Parts that share a joint: near it both own the pixels, so that a bent joint opens no gap."""

@@ -20,9 +20,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from shared.skeleton import FACE, MIRROR
+
 from .blocks import Residual, ascend, block, descend, lay_out
 from .carry import outline_of, spread_colours
-from .parts import NUM_PARTS, facial_spots, pixel_grid, smooth, smoothstep
+from .parts import MIRRORED_PARTS, NUM_PARTS, facial_spots, pixel_grid, smooth, smoothstep
 
 if TYPE_CHECKING:
     from .motion import Prediction
@@ -54,6 +56,10 @@ def planes_of(prediction: Prediction) -> Tensor:
 
 COLOUR = slice(NUM_PARTS + 1, NUM_PARTS + 4)
 """The painting's place in `planes_of`."""
+_NORMAL_X = NUM_PARTS + 5
+_MIRRORED_PLANES = (
+    *MIRRORED_PARTS, *range(NUM_PARTS, NUM_PARTS + 8), *(NUM_PARTS + 8 + FACE.index(MIRROR[joint]) for joint in FACE),
+)  # fmt: skip
 
 
 class Retouch(nn.Module):
@@ -113,6 +119,13 @@ class Retouch(nn.Module):
             # Not of the layer's alpha: its steps, a little shifted, would leave dashes along an outline.
             4 * change[:, 3:],
         )
+
+    def both_ways(self, layer: Tensor, planes: Tensor) -> Retouched:
+        """The mean of what `forward` says of layers and of their mirror images, turned back. Args: as of `forward`."""
+        image = planes[:, _MIRRORED_PLANES].flip(3)
+        image[:, _NORMAL_X].neg_()
+        out = self(torch.cat([layer, layer.flip(3)]), torch.cat([planes, image]))
+        return Retouched(*((here + there.flip(3)) / 2 for here, there in (of.chunk(2) for of in out)))
 
 
 def kept(right: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from models.motion import (
     spread_colours,
     with_carried_face,
 )
-from models.parts import PartMaps, complete, pixel_grid, seen_from_behind, torso_length
+from models.parts import MIRRORED_PARTS, PartMaps, complete, pixel_grid, seen_from_behind, torso_length
 from server.preview import paint
 from shared.errors import BadInput, MissingWeights, NoActor
 from shared.skeleton import (
@@ -396,6 +396,54 @@ def test_depth_and_normals_come_with_the_layer() -> None:
     assert not person.depth[~inside].any()
     assert not person.normals[~inside].any()
     assert transfer.pose(actor, skeleton(WALKING)).depth is None
+
+
+def test_the_outline_of_the_mirror_image_is_the_outline_s_mirror_image() -> None:
+    rgb, matte = picture()
+    width = rgb.shape[1]
+
+    def mirrored(joints: np.ndarray) -> np.ndarray:
+        return (joints * (-1, 1) + (width, 0))[list(MIRROR)]
+
+    walking = WALKING + (0.5, 0)  # so that the frame of the mirrored pose is the pose's frame, mirrored
+    transfer = MotionTransfer()
+    transfer.head = None  # which is not asked both ways
+
+    def difference(draft: bool) -> float:
+        here = transfer.move(transfer.analyse(rgb, matte, skeleton(STANDING)), skeleton(walking), draft)
+        flipped = (np.ascontiguousarray(of[:, ::-1]) for of in (rgb, matte))
+        actor = transfer.analyse(*flipped, skeleton(mirrored(STANDING)))  # type: ignore[arg-type]
+        there = transfer.move(actor, skeleton(mirrored(walking)), draft)
+        return float(np.abs(here.rgba[..., 3] - there.rgba[:, ::-1, 3]).mean())
+
+    assert difference(draft=False) < 1e-5 < 1e-3 < difference(draft=True)
+
+
+def test_depth_and_normals_turn_in_the_mirror_too() -> None:
+    torch.manual_seed(0)
+    network = Motion(channels=(8, 8, 8, 8), alpha_channels=8).eval()
+    torch.nn.init.normal_(network.head.weight, std=0.2)
+    joints = [torch.tensor(xy / 280, dtype=torch.float32)[None] for xy in (STANDING, WALKING)]
+    known = torch.ones(1, 18, dtype=torch.bool)
+    known[0, L_WRIST] = False
+    photo = torch.rand(1, 4, 256, 256)
+    image = [torch.stack([1 - xy[..., 0], xy[..., 1]], -1)[:, list(MIRROR)] for xy in joints]
+    with torch.inference_mode():
+        here = network.both_ways(photo, joints[0], known, joints[1], known)
+        there = network.both_ways(
+            photo.flip(3), image[0], known[:, list(MIRROR)], image[1], known[:, list(MIRROR)]
+        )
+    sign = torch.tensor([-1.0, 1.0, 1.0])[:, None, None]
+    for found, wanted in (
+        (there.alpha.flip(3), here.alpha),
+        (there.depth.flip(3), here.depth),
+        (there.normals.flip(3) * sign, here.normals),
+        (there.correction.flip(3) * sign[:2], here.correction),
+        (1 - there.flow.flip(2)[..., 0], here.flow[..., 0]),
+        (there.share.flip(3)[:, MIRRORED_PARTS], here.share),
+    ):
+        assert wanted.std() > 1e-4, "nothing to compare"
+        torch.testing.assert_close(found, wanted, atol=2e-3, rtol=1e-3)
 
 
 def test_an_empty_matte_is_an_error() -> None:

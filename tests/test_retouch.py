@@ -16,6 +16,7 @@ from models.retouch import Retouch, Retouched, planes_of, retouched
 from models.retouch_training import compared, layers_of, losses, make_layers, prepare, train, with_things
 from models.transfer_training import Options
 from shared.errors import BadInput
+from shared.skeleton import MIRROR
 from tests.test_motion import STANDING, WALKING, picture, skeleton
 from tests.test_motion_training import curve_of_two_stretches, write_pairs
 
@@ -94,6 +95,31 @@ def test_a_layer_is_retouched_alike_at_any_size() -> None:
     actor = transfer.analyse(rgb, matte, skeleton(STANDING))
     small, large = (transfer.pose(actor, skeleton(WALKING * scale)).rgba for scale in (1, 3))
     assert small[..., 3].sum() == pytest.approx(large[..., 3].sum() / 9, rel=0.04)
+
+
+def test_a_layer_and_its_mirror_image_are_told_the_same() -> None:
+    torch.manual_seed(0)
+    network = Retouch(**TINY).eval()  # type: ignore[arg-type]
+    rgb, matte = picture()
+    width = rgb.shape[1]
+    walking = WALKING + (0.5, 0)  # so that the frame of the mirrored pose is the pose's frame, mirrored
+    mirrored = [skeleton((xy * (-1, 1) + (width, 0))[list(MIRROR)]) for xy in (STANDING, walking)]
+    transfer = MotionTransfer()
+    transfer.head = None
+    moved = transfer.move(transfer.analyse(rgb, matte, skeleton(STANDING)), skeleton(walking))
+    flipped = (np.ascontiguousarray(of[:, ::-1]) for of in (rgb, matte))
+    image = transfer.move(transfer.analyse(*flipped, mirrored[0]), mirrored[1])  # type: ignore[arg-type]
+    assert moved.prediction is not None
+    assert image.prediction is not None
+    planes = planes_of(moved.prediction)
+    layer = torch.from_numpy(resized(moved.rgba, 256)).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        here = network.both_ways(layer, planes)
+        there = network.both_ways(layer.flip(3), planes_of(image.prediction))
+        once = network(layer.flip(3), planes_of(image.prediction))
+    for one, other, alone in zip(here, there, once, strict=True):
+        off = (one - other.flip(3)).abs().mean()
+        assert off < 0.1 * (one - alone.flip(3)).abs().mean(), "planes are mirrored wrongly"
 
 
 def layers(file: Path) -> dict[str, np.ndarray]:
