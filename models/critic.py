@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The critic in the training of `Head` and `Retouch` (LSGAN, Mao et al. 2017; of patches, Isola et al. 2017)."""
+"""The critic in the training of `Head` (LSGAN, Mao et al. 2017; of patches, Isola et al. 2017)."""
 
 from __future__ import annotations
 

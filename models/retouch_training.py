@@ -4,7 +4,8 @@
 The layers are made once, with the networks as they are installed, and kept in the run's folder: making one takes longer
 than learning from it. What may stay is not learned from the error of the picture: cloth that is carried a few pixels
 beside its place would be painted over with a blur, which has the smaller error. It is learned from the truth, compared
-without its details; the painting from the error, and from a critic (LSGAN, Mao et al. 2017).
+without its details; the painting from the error. (A critic of what is painted stayed at chance for an hour: rendered
+cloth has hardly more detail than what is painted.)
 """
 
 from __future__ import annotations
@@ -27,13 +28,12 @@ from shared.skeleton import L_HIP, L_KNEE, NECK, R_HIP, R_KNEE, Skeleton
 
 from . import motion_training, pairs, transfer_training
 from .carry import resized
-from .critic import PatchCritic
 from .motion import Motion, MotionTransfer, crop
 from .motion_training import blurred, clouds, recoloured
 from .msa_training import EdgeLoss
 from .parts import pixel_grid, smoothstep, torso_length
-from .retouch import COLOUR, Retouch, Retouched, covered, kept, planes_of
-from .transfer_training import Judged, Lesson, Options
+from .retouch import COLOUR, Retouch, Retouched, mirrored, planes_of
+from .transfer_training import Lesson, Options
 
 KEYS = ("layer", "truth", "counts", "planes", "ks", "kt")
 
@@ -197,7 +197,10 @@ def _mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def prepare(read: pairs.Pairs, augment: bool) -> Batch:
-    """Layers as read -> a batch, in other colours if `augment`."""
+    """Layers as read -> a batch; if `augment` in other colours, and half of the batches mirrored.
+
+    Without that it learns how far to one side `Motion` errs by habit, which the mean of both ways does not.
+    """
     layer, truth = (
         torch.from_numpy(read[key]).permute(0, 3, 1, 2).float() / 255 for key in ("layer", "truth")
     )
@@ -207,24 +210,27 @@ def prepare(read: pairs.Pairs, augment: bool) -> Batch:
         painted = torch.cat([planes[:, COLOUR], torch.ones_like(planes[:, :1])], 1)
         layer, truth, painted = recoloured((layer, truth, painted), swaps=0.2)
         planes[:, COLOUR] = painted[:, :3]
+        if torch.rand(()) < 0.5:
+            layer, truth, counts, planes = layer.flip(3), truth.flip(3), counts.flip(3), mirrored(planes)
     truth, right = compared(layer, truth)
     return Batch(layer, truth, counts, planes, right)
 
 
-def shown(out: Retouched, layer: Tensor) -> Tensor:
-    """The layer as `Retouch` alone would show it, premultiplied `(B, 4, 256, 256)`."""
-    keep = F.interpolate(out.keep.detach(), scale_factor=2, mode="bilinear", align_corners=False)
-    keep = kept(torch.sigmoid(keep)) * covered(layer[:, 3:])
-    straight = layer[:, :3] / layer[:, 3:].clamp_min(0.05)
-    # An outline is learned from the true one alone: to please the critic it would be sure of what nobody can know.
-    alpha = torch.sigmoid(out.alpha.detach())
-    return torch.cat([(keep * straight + (1 - keep) * out.colour) * alpha, alpha], 1)
+def shown(out: Retouched, batch: Batch) -> Tensor:
+    """The truth, painted over where the layer is wrong, premultiplied `(B, 4, 256, 256)`.
+
+    So the painting must meet what stays without an edge, which a layer's own faults would hide. Within the true
+    outline, as in `Head`'s training: its own would be sure of what nobody can know, for the sake of edges.
+    """
+    alpha = batch.truth[:, 3:]
+    painted = out.colour * alpha
+    return torch.cat([painted + batch.right * (batch.truth[:, :3] - painted), alpha], 1)
 
 
 def losses(out: Retouched, batch: Batch) -> dict[str, Tensor]:
     """Each a scalar: what may stay, alpha (edges count more), the painting where it is needed, edges of what is
     `shown`; `total` of these."""
-    picture = shown(out, batch.layer)
+    picture = shown(out, batch)
     alpha = batch.truth[:, 3:]
     person = alpha * batch.counts
     keep = F.binary_cross_entropy_with_logits(
@@ -241,11 +247,6 @@ def losses(out: Retouched, batch: Batch) -> dict[str, Tensor]:
     return {"total": total, "keep": keep, "alpha": outline, "painted": painted, "edges": edges}
 
 
-def judged(out: Retouched, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the critic sees: the layer as it is shown, and the truth in its light."""
-    return shown(out, batch.layer) * batch.counts, batch.truth * batch.counts
-
-
 LESSON = Lesson(
     network=Retouch,
     prepare=prepare,
@@ -253,7 +254,6 @@ LESSON = Lesson(
     losses=losses,
     held_out=48,
     alike=0.3,
-    judged=Judged(lambda: PatchCritic(4), judged, weight=0.1),
 )
 
 

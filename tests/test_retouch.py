@@ -13,7 +13,16 @@ from models.carry import resized
 from models.motion import MotionTransfer
 from models.pairs import Rendered, Stored, read_file
 from models.retouch import Retouch, Retouched, planes_of, retouched
-from models.retouch_training import compared, layers_of, losses, make_layers, prepare, train, with_things
+from models.retouch_training import (
+    compared,
+    layers_of,
+    losses,
+    make_layers,
+    prepare,
+    shown,
+    train,
+    with_things,
+)
 from models.transfer_training import Options
 from shared.errors import BadInput
 from shared.skeleton import MIRROR
@@ -154,6 +163,36 @@ def test_things_lie_before_some_people() -> None:
     torch.testing.assert_close(covered[:, :, :30], source[:, :, :30])
 
 
+def test_batches_are_mirrored_whole(tmp_path: Path) -> None:
+    read = layers(tmp_path / "a.npz")
+    plain = prepare(read, augment=False)
+    turned = []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        batch = prepare(read, augment=True)
+        turned.append(not torch.equal(batch.truth[:, 3:], plain.truth[:, 3:]))
+        if turned[-1]:
+            torch.testing.assert_close(batch.truth[:, 3:], plain.truth[:, 3:].flip(3))
+            torch.testing.assert_close(batch.layer[:, 3:], plain.layer[:, 3:].flip(3))
+            torch.testing.assert_close(batch.counts, plain.counts.flip(3))
+            left_arm, right_arm, normal_x = 2, 4, 15
+            torch.testing.assert_close(batch.planes[:, left_arm], plain.planes[:, right_arm].flip(2))
+            torch.testing.assert_close(batch.planes[:, normal_x], -plain.planes[:, normal_x].flip(2))
+    assert 0 < sum(turned) < 8
+
+
+def test_what_is_wrong_is_shown_painted_and_the_rest_as_it_should_be(tmp_path: Path) -> None:
+    batch = prepare(layers(tmp_path / "a.npz"), augment=False)
+    right = torch.zeros_like(batch.right)
+    right[..., :128] = 1
+    out = Retouched(batch.right, torch.full_like(batch.truth[:, :3], 0.25), batch.right)
+    picture = shown(out, batch._replace(right=right))
+    torch.testing.assert_close(picture[..., :128], batch.truth[..., :128])
+    torch.testing.assert_close(
+        picture[:, :3, :, 128:], 0.25 * batch.truth[:, 3:, :, 128:].expand(-1, 3, -1, -1)
+    )
+
+
 def test_gradients_reach_every_parameter_and_steps_lower_the_loss(tmp_path: Path) -> None:
     batch = prepare(layers(tmp_path / "a.npz"), augment=True)
     torch.manual_seed(0)
@@ -200,7 +239,7 @@ def test_layers_are_made_once_and_alike(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_training_goes_on(tmp_path: Path) -> None:
-    assert any("critic" in line for line in curve_of_two_stretches(train, tmp_path, "retouch"))
+    assert any("painted" in line for line in curve_of_two_stretches(train, tmp_path, "retouch"))
 
 
 def test_training_says_what_it_needs(tmp_path: Path) -> None:
