@@ -62,13 +62,6 @@ _MIRRORED_PLANES = (
 )  # fmt: skip
 
 
-def mirrored(planes: Tensor) -> Tensor:
-    """`planes_of` the mirror image."""
-    image = planes[:, _MIRRORED_PLANES].flip(3)
-    image[:, _NORMAL_X].neg_()
-    return image
-
-
 class Retouch(nn.Module):
     """U-Net over a layer of 256 px as 2x2 blocks of a 128-px grid.
 
@@ -129,7 +122,9 @@ class Retouch(nn.Module):
 
     def both_ways(self, layer: Tensor, planes: Tensor) -> Retouched:
         """The mean of what `forward` says of layers and of their mirror images, turned back. Args: as of `forward`."""
-        out = self(torch.cat([layer, layer.flip(3)]), torch.cat([planes, mirrored(planes)]))
+        image = planes[:, _MIRRORED_PLANES].flip(3)
+        image[:, _NORMAL_X].neg_()
+        out = self(torch.cat([layer, layer.flip(3)]), torch.cat([planes, image]))
         return Retouched(*((here + there.flip(3)) / 2 for here, there in (of.chunk(2) for of in out)))
 
 

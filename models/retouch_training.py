@@ -32,7 +32,7 @@ from .motion import Motion, MotionTransfer, crop
 from .motion_training import blurred, clouds, recoloured
 from .msa_training import EdgeLoss
 from .parts import pixel_grid, smoothstep, torso_length
-from .retouch import COLOUR, Retouch, Retouched, mirrored, planes_of
+from .retouch import COLOUR, Retouch, Retouched, planes_of
 from .transfer_training import Lesson, Options
 
 KEYS = ("layer", "truth", "counts", "planes", "ks", "kt")
@@ -197,10 +197,7 @@ def _mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def prepare(read: pairs.Pairs, augment: bool) -> Batch:
-    """Layers as read -> a batch; if `augment` in other colours, and half of the batches mirrored.
-
-    Without that it learns how far to one side `Motion` errs by habit, which the mean of both ways does not.
-    """
+    """Layers as read -> a batch, in other colours if `augment`."""
     layer, truth = (
         torch.from_numpy(read[key]).permute(0, 3, 1, 2).float() / 255 for key in ("layer", "truth")
     )
@@ -210,8 +207,6 @@ def prepare(read: pairs.Pairs, augment: bool) -> Batch:
         painted = torch.cat([planes[:, COLOUR], torch.ones_like(planes[:, :1])], 1)
         layer, truth, painted = recoloured((layer, truth, painted), swaps=0.2)
         planes[:, COLOUR] = painted[:, :3]
-        if torch.rand(()) < 0.5:
-            layer, truth, counts, planes = layer.flip(3), truth.flip(3), counts.flip(3), mirrored(planes)
     truth, right = compared(layer, truth)
     return Batch(layer, truth, counts, planes, right)
 

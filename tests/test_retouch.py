@@ -163,24 +163,6 @@ def test_things_lie_before_some_people() -> None:
     torch.testing.assert_close(covered[:, :, :30], source[:, :, :30])
 
 
-def test_batches_are_mirrored_whole(tmp_path: Path) -> None:
-    read = layers(tmp_path / "a.npz")
-    plain = prepare(read, augment=False)
-    turned = []
-    for seed in range(8):
-        torch.manual_seed(seed)
-        batch = prepare(read, augment=True)
-        turned.append(not torch.equal(batch.truth[:, 3:], plain.truth[:, 3:]))
-        if turned[-1]:
-            torch.testing.assert_close(batch.truth[:, 3:], plain.truth[:, 3:].flip(3))
-            torch.testing.assert_close(batch.layer[:, 3:], plain.layer[:, 3:].flip(3))
-            torch.testing.assert_close(batch.counts, plain.counts.flip(3))
-            left_arm, right_arm, normal_x = 2, 4, 15
-            torch.testing.assert_close(batch.planes[:, left_arm], plain.planes[:, right_arm].flip(2))
-            torch.testing.assert_close(batch.planes[:, normal_x], -plain.planes[:, normal_x].flip(2))
-    assert 0 < sum(turned) < 8
-
-
 def test_what_is_wrong_is_shown_painted_and_the_rest_as_it_should_be(tmp_path: Path) -> None:
     batch = prepare(layers(tmp_path / "a.npz"), augment=False)
     right = torch.zeros_like(batch.right)
