@@ -56,10 +56,12 @@ def planes_of(prediction: Prediction) -> Tensor:
 
 COLOUR = slice(NUM_PARTS + 1, NUM_PARTS + 4)
 """The painting's place in `planes_of`."""
-_NORMAL_X = NUM_PARTS + 5
+_NORMAL_X = COLOUR.stop + 1
+_FACE = _NORMAL_X + 3
 _MIRRORED_PLANES = (
-    *MIRRORED_PARTS, *range(NUM_PARTS, NUM_PARTS + 8), *(NUM_PARTS + 8 + FACE.index(MIRROR[joint]) for joint in FACE),
+    *MIRRORED_PARTS, *range(NUM_PARTS, _FACE), *(_FACE + FACE.index(MIRROR[joint]) for joint in FACE),
 )  # fmt: skip
+"""Which plane is which in a mirror."""
 
 
 class Retouch(nn.Module):
