@@ -121,7 +121,7 @@ _SEAM = 4.0
 
 
 def _occupied(
-    maps: PartMaps, outline: Tensor | None, head: TurnedHead | None, edge: float, size: int
+    maps: PartMaps, outline: Tensor | None, head: TurnedHead | None, changed: Tensor, edge: float, size: int
 ) -> NDArray[np.int64]:
     """Flat indices of the layer's pixels that may be covered, in order; most of a person's frame is empty.
 
@@ -136,9 +136,8 @@ def _occupied(
         maybe = (inside > -_STANDS_OFF) | ((inside > -_HAIR) & (distance[:, 1] < 2.9))
     if head is not None:
         maybe |= head.counts(pixel_grid(coarse)[0]) > 0
-    if float(maps.change()) < 0.99:
-        # Close to the photo's own pose the photo's matte counts wherever it is.
-        maybe = torch.ones_like(maybe)
+    # Close to the photo's own pose the photo's matte counts wherever it is.
+    maybe |= F.interpolate(changed, size=coarse).flatten(1) < 0.99
     maybe = F.max_pool2d(maybe.reshape(1, 1, coarse, coarse).float(), 3, 1, 1)
     return np.flatnonzero(F.interpolate(maybe, size=(size, size), mode="nearest").numpy())
 
@@ -158,31 +157,30 @@ def render(
     bare: NDArray[np.float32],
     maps: PartMaps,
     prediction: Prediction | None,
+    changed: Tensor,
     size: int,
     head: TurnedHead | None = None,
-) -> NDArray[np.float32]:
-    """The layer, premultiplied `(size, size, 4)`, computed a bounded number of pixels at a time.
+    other_limbs: bool = False,
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """The layer, premultiplied `(size, size, 4)`, computed a bounded number of pixels at a time, and the same of its
+    limbs taken from the photo's other side.
 
     Args:
         photo (`(n, n, 4)` float32): straight colours, continued beyond the matte, and the matte.
         bare (`(n, n, 3)` float32): the colours without the arms: what torso and legs are taken from.
         maps (`PartMaps`): of one person.
         prediction (`Prediction`): of the same; `None`: the part maps alone.
+        changed (`(1, 1, n, n)` float32): how far each place is another than in the photo, 0..1.
         size (`int`): side of the target's frame in pixels.
         head (`TurnedHead`, *optional*): of the same, with a prediction; `None`: the head keeps the photo's view.
+        other_limbs (`bool`, *optional*, defaults to `False`): the limbs too, else None.
     """
-    change = float(maps.change())
-    if change < 0.999:
-        # Close to the photo's own pose the arms are where they were.
-        bare = photo[..., :3] + np.float32(change) * (bare - photo[..., :3])
-    # Each part's share of the source pixels, cut to the person: enough to say what may be moved.
     matte = torch.from_numpy(resized(photo[..., 3], 2 * _OWNERSHIP_SIZE))
-    own = F.interpolate(maps.ownership(_OWNERSHIP_SIZE), scale_factor=2, mode="bilinear", align_corners=False)
-    own = (own * matte)[0, :, None]
+    own = _owned(maps, matte)
     keep_head = _keeps_head(maps)
     # A head that hardly turns brings its hair or hat along, beyond the outline of one without.
     hat = own_head(maps, head)
-    behind = change * float(seen_from_behind(maps.target))
+    behind = float(maps.change() * seen_from_behind(maps.target))
     torso = float(maps.target.torso)
     edge = edge_width(maps, photo.shape[0], size) / torso
     outline = head_outline = None
@@ -193,11 +191,15 @@ def render(
         planes = torch.cat([prediction.part_logits, prediction.visible, painted], 1)
         outline = outline_of(prediction.alpha) / torso
     rgba = np.zeros((size * size, 4), np.float32)
-    pixels = _occupied(maps, outline, head, edge, size)
+    limbs = np.zeros_like(rgba) if other_limbs else None
+    other = maps.other_side()
+    own_of_other = _owned(other, matte)
+    pixels = _occupied(maps, outline, head, changed, edge, size)
     for start in range(0, len(pixels), _CHUNK):
         chunk = pixels[start : start + _CHUNK]
         at = _centres(chunk, size)
         points, distance = (of_part[0] for of_part in maps.at(at))
+        change = smooth(changed, at[0])[0].clamp(0, 1)
         spot = None if head is None else head.spot(at[0])
         if spot is not None:
             points[1, spot.pixels] += spot.counts[:, None] * (spot.direct - points[1, spot.pixels])
@@ -211,7 +213,7 @@ def render(
         logits, part_alpha = limb_prior(distance[None], coverage[None], maps.in_target)
         logits, part_alpha = logits[0], part_alpha[0]
         if prediction is None or outline is None:
-            colour, matte_there = _carried(photo, bare, logits.softmax(0), points, maps)
+            colour, matte_there = _carried(photo, bare, logits.softmax(0), points, change, maps)
             alpha = part_alpha.amax(0)
         else:
             more, visible, paint = smooth(planes, at[0]).split([NUM_PARTS, 1, 3])
@@ -222,7 +224,18 @@ def render(
             share = (logits + torch.cat([others[:2], arms, others[6:]])).softmax(0)
             # The maps as they are: the network's correction of them helps it to see the matte, but bends cloth, and on
             # held-out people carried colours are nearer to the truth without it.
-            colour, matte_there = _carried(photo, bare, share, points, maps)
+            colour, matte_there = _carried(photo, bare, share, points, change, maps)
+            if limbs is not None:
+                # As much of each as the photo shows of the other side.
+                some = (share[2:].sum(0) > 0.05).nonzero()[:, 0]
+                there = other.at(at[:, some])[0][0]
+                shown = share[:, some] * sample(own_of_other, there)[:, 0]
+                total = shown.sum(0)
+                limb, its_matte = _carried(
+                    photo, bare, shown / total.clamp_min(1e-6), there, change[some], maps
+                )
+                its_alpha = its_matte.minimum(total)[:, None]
+                limbs[chunk[some.numpy()]] = torch.cat([limb * its_alpha, its_alpha], 1).numpy()
             # The wrong side of a garment beats a smooth guess: it has the photo's grain and folds. Beyond the matte
             # its colours go on; a head does not.
             seen = torch.sigmoid(visible[0] + _TRUST * (1 - share[1] * (1 - keep_head)))
@@ -250,7 +263,14 @@ def render(
                 alpha = alpha * (1 - smoothstep(drawn.amin(0), 1.3, 1.9))
         alpha = (matte_there * (1 - change) + alpha * change)[:, None]
         rgba[chunk] = torch.cat([colour * alpha, alpha], 1).numpy()
-    return without_specks(rgba.reshape(size, size, 4))
+    layer = without_specks(rgba.reshape(size, size, 4))
+    return layer, None if limbs is None else limbs.reshape(size, size, 4)
+
+
+def _owned(maps: PartMaps, matte: Tensor) -> Tensor:
+    """Each part's share of the source pixels `(10, 1, n, n)`, cut to the person: what may be moved."""
+    own = F.interpolate(maps.ownership(_OWNERSHIP_SIZE), scale_factor=2, mode="bilinear", align_corners=False)
+    return (own * matte)[0, :, None]
 
 
 def _keeps_head(maps: PartMaps) -> float:
@@ -315,19 +335,27 @@ def _show_head(
 
 
 def _carried(
-    photo: NDArray[np.float32], bare: NDArray[np.float32], share: Tensor, points: Tensor, maps: PartMaps
+    photo: NDArray[np.float32],
+    bare: NDArray[np.float32],
+    share: Tensor,
+    points: Tensor,
+    change: Tensor,
+    maps: PartMaps,
 ) -> tuple[Tensor, Tensor]:
-    """Straight colours `(M, 3)` and matte `(M,)` that the parts bring from the photo to the layer's pixels."""
+    """Straight colours `(M, 3)` and matte `(M,)` that the parts bring from the photo to the layer's pixels.
+
+    Where there is no `change` `(M,)` the arms are where they were, before the body.
+    """
     side = photo.shape[0]
     main, second = _groups(share, points, _AGREE * float(maps.source.torso[0]))
     carried = _read_photo(photo, main.flow * side)
-    _mix(carried[:, :3], main.bare, bare, main.flow * side)
+    _mix(carried[:, :3], main.bare * change, bare, main.flow * side)
     # Few pixels lie in a seam.
     seam = (second.weight > 0.01).nonzero()[:, 0]
     if len(seam) > 0:
         place = second.flow[seam] * side
         other = _read_photo(photo, place)
-        _mix(other[:, :3], second.bare[seam], bare, place)
+        _mix(other[:, :3], (second.bare * change)[seam], bare, place)
         carried[seam] += second.weight[seam, None] * (other - carried[seam])
     return carried[:, :3], carried[:, 3]
 

@@ -122,8 +122,9 @@ class Moved:
         rgba (`(n, n, 4)` float32): its pixels, premultiplied.
         edge (`float`): width of its edges, in frame units.
         prediction (`Prediction`, *optional*): what the network said of it.
-        retouch (`(1, 1, 64, 64)` float32): how much each place may be retouched, 0..1: nothing in the photo's own pose,
+        retouch (`(1, 1, 64, 64)` float32): how much each place may be retouched, 0..1: nothing that is as in the photo,
             nor a head that is the photo's.
+        other (`(n, n, 4)` float32, *optional*): its limbs from the photo's other side; None of a draft.
     """
 
     frame: Frame
@@ -131,6 +132,7 @@ class Moved:
     edge: float
     prediction: Prediction | None
     retouch: Tensor
+    other: NDArray[np.float32] | None
 
 
 # ------------------------------------------------------------------------------------------------------- the network
@@ -445,11 +447,11 @@ class MotionTransfer:
         moved = self.move(actor, target, draft)
         frame, rgba = moved.frame, moved.rgba
         wanted = not draft and float(moved.retouch.max()) > 0.01
-        if wanted and self.retouch is not None and moved.prediction is not None:
-            small = resized(rgba, Retouch.SIZE)
-            seen = torch.from_numpy(small).permute(2, 0, 1)[None]
-            out = self.retouch.both_ways(seen, planes_of(moved.prediction))
-            rgba = without_specks(retouched(rgba, small, out, moved.retouch, moved.edge))
+        if wanted and self.retouch is not None and moved.prediction is not None and moved.other is not None:
+            small, limbs = (resized(of, Retouch.SIZE) for of in (rgba, moved.other))
+            seen, other = (torch.from_numpy(of).permute(2, 0, 1)[None] for of in (small, limbs))
+            out = self.retouch.both_ways(seen, planes_of(moved.prediction), other)
+            rgba = without_specks(retouched(rgba, small, moved.other, out, moved.retouch, moved.edge))
         rows, columns = (np.flatnonzero(rgba[..., 3].any(axis)) for axis in (1, 0))
         if len(rows) == 0:
             return Person(np.zeros((1, 1, 4), np.float32), frame.x, frame.y)
@@ -483,11 +485,15 @@ class MotionTransfer:
             predict = self.network if draft else self.network.both_ways
             prediction = predict(actor.small, source_xy, source_known, target_xy, target_known)
         head = self._turned(actor, maps)
-        rgba = render(straight, bare, maps, prediction, frame.size, head)
-        retouch = maps.change().expand(1, 1, Motion.SIZE, Motion.SIZE)
+        changed = maps.change().expand(1, 1, Motion.SIZE, Motion.SIZE)
+        if prediction is not None:
+            changed = changed * (1 - maps.unmoved(Motion.SIZE, prediction.share))
+        wanted = prediction is not None and not draft
+        rgba, other = render(straight, bare, maps, prediction, changed, frame.size, head, wanted)
+        retouch = changed
         if prediction is not None:
             retouch = retouch * (1 - own_head(maps, head) * prediction.share[:, 1:2])
-        return Moved(frame, rgba, edge_width(maps, actor.frame.size, frame.size), prediction, retouch)
+        return Moved(frame, rgba, edge_width(maps, actor.frame.size, frame.size), prediction, retouch, other)
 
     def _turned(self, actor: Analysed, maps: PartMaps) -> TurnedHead | None:
         """The head, where there is a network for it and it must turn, or show what an arm hid."""

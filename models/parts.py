@@ -7,6 +7,7 @@ body are given in *torsos*, the distance from neck to mid-hip as it would be see
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -276,9 +277,14 @@ class PartMaps:
     ) -> None:
         self.source = source = complete(source_xy, source_known)
         self.target = target = complete(target_xy, target_known)
-        self.ratio = ratio = (source.torso / target.torso.clamp_min(1e-6)).clamp(0.1, 10.0)
+        self.ratio = (source.torso / target.torso.clamp_min(1e-6)).clamp(0.1, 10.0)
         rows = torch.arange(len(source_xy), device=source_xy.device)[:, None]
         self._fit_torso()
+        self._off, trunk_off = self._from_the_trunk()
+        self._trunk_still = 1 - smoothstep(trunk_off, *_STILL)
+        # Of a trunk that does not move the size is known, whatever is made of the limbs.
+        size = torch.linalg.det(self._torso_matrix).abs().sqrt()
+        self.ratio = ratio = (self.ratio + self._trunk_still * (size - self.ratio)).clamp(0.1, 10.0)
         self._fit_head()
         source_start, source_end, self._source_bones = _bones_of(source)
         self._bones_source = (source_start, source_end)
@@ -437,6 +443,26 @@ class PartMaps:
         rows = torch.arange(batch)[:, None]
         return (own[rows, self._owner] * self.in_source[:, :, None]).reshape(batch, NUM_PARTS, size, size)
 
+    def other_side(self) -> PartMaps:
+        """The same with every limb taken from the photo's other side, for what the photo hides of its own.
+
+        Of somebody who faces the camera it is mirrored; feet and hands of somebody seen from the side point one way.
+        Trunk and head, and limbs that the other side stands in for already, are absent.
+        """
+        maps = copy.copy(self)
+        start, end = self._bones_source
+        other = torch.tensor(_OTHER_SIDE)
+        maps._chosen_start, maps._chosen_end = start[:, other], end[:, other]
+        across = self.source.xy[:, L_SHOULDER] - self.source.xy[:, R_SHOULDER]
+        width = (across * perp(self.source.down)).sum(-1).abs() / self.source.torso
+        mirrored = (width > _FACES_CAMERA) ^ self.head_mirrored
+        sign = torch.where(mirrored, -1.0, 1.0).to(self.ratio.dtype)
+        maps._side_sign = sign[:, None, None].expand_as(self._side_sign)
+        fresh = self._source_bones[:, other] & (self._owner[:, 2:] != other + 2)
+        maps.in_source = torch.cat([torch.zeros_like(self.in_source[:, :2]), fresh], 1)
+        maps._owner = torch.cat([self._owner[:, :2], (other + 2).expand(len(start), -1)], 1)
+        return maps
+
     def change(self) -> Tensor:
         """How far the target pose is from the source's, `(B,)`, 0 (the same in its frame) to 1.
 
@@ -448,6 +474,58 @@ class PartMaps:
         moved = torch.where(both, moved, either.to(moved.dtype))
         mean = (moved**2).sum(1) / either.sum(1).clamp_min(1)
         return 1 - torch.exp(-mean / 0.03**2)
+
+    def still(self) -> Tensor:
+        """How far each part lies to the trunk as it does in the photo, `(B, 10)`: 1 for one that does not move, 0 for
+        one that is turned, stretched or has joints that only photo or pose knows."""
+        limbs = [self._off[:, joints].amax(1) for joints in ([NECK, *FACE], *map(list, BONES))]
+        still = torch.cat([torch.zeros_like(self.ratio)[:, None], torch.stack(limbs, 1)], 1)
+        return (1 - smoothstep(still, *_STILL)) * self._trunk_still[:, None]
+
+    def _from_the_trunk(self) -> tuple[Tensor, Tensor]:
+        """How far the joints lie to the trunk from where they do in the photo `(B, 18)`, in torsos, and how far the
+        trunk is from its picture turned and scaled `(B,)`."""
+        source, target = self.source, self.target
+        offset = target.xy - self._torso_target[:, None]
+        laid = torch.einsum("bij,bnj->bni", self._torso_matrix, offset) + self._torso_source[:, None]
+        off = (laid - source.xy).norm(dim=-1) / source.torso[:, None]
+        off = torch.where(source.known & target.known, off, (source.known ^ target.known).to(off.dtype))
+        # The trunk's map is affine: one that is seen from another side is narrower, not off.
+        a, b, c, d = self._torso_matrix.flatten(1).unbind(1)
+        plain = torch.stack([a + d, b - c], -1).norm(dim=-1)
+        skew = torch.stack([a - d, b + c], -1).norm(dim=-1) / plain.clamp_min(1e-6)
+        return off, off[:, [NECK, R_SHOULDER, L_SHOULDER, R_HIP, L_HIP]].amax(1).maximum(skew)
+
+    def unmoved(self, size: int, share: Tensor) -> Tensor:
+        """Where the target is as the photo, `(B, 1, size, size)` 0..1: on parts that are `still`, away from others, and
+        from where others lie in the photo.
+
+        Args:
+            share (`(B, 10, size, size)`): of the parts.
+        """
+        still = self.still()
+        points, distance = self.at(pixel_grid(size).to(still.dtype).expand(len(still), -1, -1))
+        share = share.flatten(2)[..., None]
+        flow = (share * points).sum(1)
+        before = _part_distances(flow, self.source, self._bones_source)
+        known = torch.cat([torch.ones_like(self.in_target[:, :2]), self._source_bones], 1)
+        moving = (1 - still)[..., None]
+        near = [
+            (moving * there[..., None] * (1 - smoothstep(of, 1.2, 1.8))).amax(1)
+            for of, there in ((distance, self.in_target), (before, known))
+        ]
+        # Far from everybody the shares are a mixture, and the mean of several maps leads anywhere.
+        apart = (share * (points - flow[:, None]).square()).sum((1, 3)).sqrt() / self.source.torso[:, None]
+        reach = distance.masked_fill(still[..., None] < 0.5, math.inf).amin(1).clamp(max=9)
+        unmoved = (share[..., 0] * still[..., None]).sum(1) * (1 - near[0]) * (1 - near[1])
+        unmoved = unmoved * (1 - smoothstep(apart, 0.03, 0.1)) * (1 - smoothstep(reach, 2.2, 2.8))
+        return unmoved.reshape(-1, 1, size, size)
+
+
+_STILL = (0.03, 0.08)
+"""Torsos by which a joint that is where it was is off at most, and one that moves at least."""
+_FACES_CAMERA = 0.6
+"""Shoulders at least so wide, in torsos, are seen from the front or from behind rather than from the side."""
 
 
 class Cover(NamedTuple):

@@ -239,11 +239,17 @@ _ALONE = 0.15
 
 
 def begin_from(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Takes over what fits of other weights: a head that has grown keeps what it had, new layers start as they are."""
+    """Takes over what fits of other weights: layers that have grown at the end of their outputs or inputs keep what
+    they had, and new inputs count for nothing at first; new layers start as they are."""
     state = network.state_dict()
     for key, value in tensors.items():
-        if key in state and value.shape[1:] == state[key].shape[1:]:
-            state[key][: len(value)] = value.float()
+        grown = state.get(key)
+        if grown is None or value.dim() != grown.dim() or value.shape[2:] != grown.shape[2:]:
+            continue
+        if all(had <= has for had, has in zip(value.shape, grown.shape, strict=True)):
+            outputs = grown[: len(value)]
+            outputs.zero_()
+            outputs[tuple(slice(had) for had in value.shape)] = value.float()
     network.load_state_dict(state)
 
 

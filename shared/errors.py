@@ -23,6 +23,10 @@ class WalkOnError(Exception):
         self.fix = fix
         self.subject = subject
 
+    def __reduce__(self) -> tuple[type[WalkOnError], tuple[str, str, str]]:
+        # Without it a worker's error cannot be read by the process that waits for it, which would wait forever.
+        return type(self), (self.message, self.fix, self.subject)
+
     def __str__(self) -> str:
         return f"{self.message}. {self.fix}" if self.fix else self.message
 

@@ -154,12 +154,17 @@ def test_left_and_right_are_treated_alike() -> None:
     order, flip = list(MIRROR), np.array([-1.0, 1.0])
     a, b = STANDING[order] * flip + (256, 0), WALKING[order] * flip + (256, 0)
     points = np.random.default_rng(1).uniform(20, 230, (50, 2))
-    plain, distance = maps_between(STANDING, WALKING).at(torch.tensor(points / 256)[None])
-    mirrored, other = maps_between(a, b).at(torch.tensor((points * flip + (256, 0)) / 256)[None])
-    sides = [0, 1, 4, 5, 2, 3, 8, 9, 6, 7]
-    mirrored = mirrored[:, sides] * torch.tensor(flip) + torch.tensor([1.0, 0.0])
-    torch.testing.assert_close(mirrored, plain, atol=1e-6, rtol=0)
-    torch.testing.assert_close(other[:, sides], distance, atol=1e-6, rtol=0)
+    sides = list(MIRRORED_PARTS)
+    maps, image = maps_between(STANDING, WALKING), maps_between(a, b)
+    for here, there in ((maps, image), (maps.other_side(), image.other_side())):
+        plain, distance = here.at(torch.tensor(points / 256)[None])
+        mirrored, other = there.at(torch.tensor((points * flip + (256, 0)) / 256)[None])
+        mirrored = mirrored[:, sides] * torch.tensor(flip) + torch.tensor([1.0, 0.0])
+        torch.testing.assert_close(mirrored, plain, atol=1e-6, rtol=0)
+        torch.testing.assert_close(other[:, sides], distance, atol=1e-6, rtol=0)
+    share = torch.rand(1, 10, 32, 32, dtype=torch.float64).softmax(1)
+    image_share = share[:, sides].flip(3)
+    torch.testing.assert_close(image.unmoved(32, image_share).flip(3), maps.unmoved(32, share))
 
 
 def test_a_limb_missing_in_the_photo_is_taken_from_the_other_side() -> None:
@@ -172,6 +177,48 @@ def test_a_limb_missing_in_the_photo_is_taken_from_the_other_side() -> None:
     found, _ = maps.at(target)
     np.testing.assert_allclose(found[0, 3, [L_ELBOW, L_WRIST]].numpy() * 256, STANDING[[3, 4]], atol=1e-6)
     assert maps.ownership(32)[0, 3].max() > 0.9
+
+
+def test_the_other_side_s_limbs_are_mirrored_unless_somebody_is_seen_from_the_side() -> None:
+    maps = maps_between(STANDING, WALKING).other_side()
+    assert maps.in_source[0].tolist() == [False] * 2 + [True] * 8, "trunk and head have no other side"
+    found, _ = maps.at(torch.tensor(WALKING / 256)[None])
+    for part, joints, others in ((3, [6, 7], [3, 4]), (5, [3, 4], [6, 7]), (7, [12, 13], [9, 10])):
+        np.testing.assert_allclose(found[0, part, joints].numpy() * 256, STANDING[others], atol=1e-6)
+
+    def beside(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
+        along, off = end - start, point - start
+        return float((along[0] * off[1] - along[1] * off[0]) / np.linalg.norm(along))
+
+    for narrower, side in ((1.0, -1), (0.3, 1)):
+        seen = STANDING * (narrower, 1)
+        elbow, wrist = seen[[L_ELBOW, L_WRIST]]
+        point = wrist + (6, 0)
+        found, _ = maps_between(seen, seen).other_side().at(torch.tensor(point / 256)[None, None])
+        there = beside(found[0, 3, 0].numpy() * 256, *seen[[R_ELBOW, R_WRIST]])
+        assert there == pytest.approx(side * beside(point, elbow, wrist), abs=0.1)
+    known = np.ones(18, bool)
+    known[[L_ELBOW, L_WRIST]] = False
+    assert (
+        maps_between(STANDING, WALKING, known).other_side().in_source[0].tolist() == [False] * 6 + [True] * 4
+    )
+
+
+def test_parts_that_do_not_move_are_known() -> None:
+    raised = STANDING.copy()
+    raised[[L_ELBOW, L_WRIST]] = (150, 60), (140, 20)
+    arms = [2, 3]
+    for scale in (1.0, 2.5):
+        still = maps_between(STANDING, raised * scale).still()[0]
+        assert still[arms].max() == 0
+        assert np.delete(still.numpy(), arms).min() == 1
+    turned = STANDING * (-1, 1) + (256, 0)
+    assert maps_between(STANDING, turned).still().max() == 0, "seen from behind nothing is as it was"
+    known = np.ones(18, bool)
+    known[R_ANKLE] = False
+    every = torch.ones(1, 18, dtype=torch.bool)
+    source, target = (torch.tensor(xy / 256)[None] for xy in (STANDING, raised))
+    assert PartMaps(source, torch.tensor(known)[None], target, every).still()[0, [8, 9]].tolist() == [1, 0]
 
 
 def test_a_guessed_face_does_not_turn_the_head_over() -> None:
@@ -195,7 +242,12 @@ def test_joints_missing_anywhere_never_give_nan(source: int, target: int) -> Non
         b,
     )
     points, distance = maps.at(pixel_grid(8).double())
-    for values in (points, distance, maps.ownership(8), maps.change(), maps.ratio):
+    share = torch.rand(1, 10, 8, 8, dtype=torch.float64).softmax(1)
+    other = maps.other_side()
+    for values in (
+        points, distance, maps.ownership(8), maps.change(), maps.ratio, maps.still(), maps.unmoved(8, share),
+        other.at(pixel_grid(8).double())[0], other.ownership(8),
+    ):  # fmt: skip
         assert values.isfinite().all()
 
 
@@ -309,6 +361,23 @@ def test_a_preview_is_the_layer_made_small() -> None:
     alpha = square[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1, 3] / 255
     small = cv2.resize(whole.rgba[..., 3], alpha.shape[::-1], interpolation=cv2.INTER_AREA)
     assert np.abs(small - alpha).mean() < 0.06
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_whoever_moves_an_arm_leaves_the_rest_as_it_is(draft: bool) -> None:
+    rgb, matte = picture()
+    transfer = MotionTransfer()
+    actor = transfer.analyse(rgb, matte, skeleton(STANDING))
+    raised = STANDING.copy()
+    raised[[L_ELBOW, L_WRIST]] = (150, 60), (140, 20)
+    own, moved = (
+        over_grey(transfer.pose(actor, skeleton(xy), draft=draft), (280, 200)) for xy in (STANDING, raised)
+    )
+    off = np.abs(own - moved).max(-1)
+    assert off[175:].max() < 0.03, "legs and feet"
+    assert off[100:160, :75].max() < 0.03, "the other arm"
+    assert off[80:150, 95:105].max() < 0.03, "the chest"
+    assert off[100:160, 132:150].mean() > 0.2, "where the arm was"
 
 
 def test_an_arm_before_the_chest_does_not_stay_there() -> None:

@@ -124,6 +124,19 @@ def test_training_goes_on_and_can_start_from_other_weights(tmp_path: Path) -> No
     assert not larger.down[0][4].second.weight.any(), "a block that the weights lack changes nothing"
 
 
+def test_weights_of_a_narrower_network_are_where_a_wider_one_begins() -> None:
+    torch.manual_seed(0)
+    narrow, wide = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(5, 6, 3)
+    untouched = wide.weight[4:].clone()
+    begin_from(wide, narrow.state_dict())
+    x = torch.rand(1, 5, 8, 8)
+    torch.testing.assert_close(wide(x)[:, :4], narrow(x[:, :3]))
+    torch.testing.assert_close(wide.weight[4:], untouched)
+    before = narrow.weight.clone()
+    begin_from(narrow, wide.state_dict())
+    torch.testing.assert_close(narrow.weight, before)
+
+
 @pytest.mark.timeout(300)
 def test_two_processes_train_one_network(tmp_path: Path) -> None:
     for number in range(2):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from models.carry import resized
+from models.images import load_picture
 from models.motion import MotionTransfer
 from models.pairs import Rendered, Stored, read_file
 from models.retouch import Retouch, Retouched, planes_of, retouched
@@ -24,7 +26,7 @@ from models.retouch_training import (
     with_things,
 )
 from models.transfer_training import Options
-from shared.errors import BadInput
+from shared.errors import BadImage, BadInput
 from shared.skeleton import MIRROR
 from tests.test_motion import STANDING, WALKING, picture, skeleton
 from tests.test_motion_training import curve_of_two_stretches, write_pairs
@@ -42,11 +44,23 @@ def disc(size: int, centre: tuple[float, float], radius: float) -> np.ndarray:
 ALL, NONE = torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
 
 
-def said(keep: np.ndarray, colour: tuple[float, float, float], alpha: np.ndarray) -> Retouched:
-    """What a network would say that keeps and covers these places of 256 px."""
-    logits = torch.logit(torch.from_numpy(np.stack([keep, alpha])).clamp(0.02, 0.98))
+def said(
+    keep: np.ndarray, colour: tuple[float, float, float], alpha: np.ndarray, swap: np.ndarray | None = None
+) -> Retouched:
+    """What a network would say that keeps, covers and takes from the other side these places of 256 px."""
+    swap = np.zeros_like(keep) if swap is None else swap
+    logits = torch.logit(torch.from_numpy(np.stack([keep, swap, alpha])).clamp(0.02, 0.98))
     painted = torch.tensor(colour)[None, :, None, None].expand(1, 3, 256, 256)
-    return Retouched(torch.nn.functional.avg_pool2d(logits[:1, None], 2), painted, logits[1:, None])
+    coarse = torch.nn.functional.avg_pool2d(logits[:2, None], 2)
+    return Retouched(coarse[:1], painted, logits[2:, None], coarse[1:])
+
+
+def done(
+    layer: np.ndarray, out: Retouched, share: torch.Tensor, other: np.ndarray | None = None
+) -> np.ndarray:
+    """The layer retouched."""
+    other = np.zeros_like(layer) if other is None else other
+    return retouched(layer, resized(layer, 256), other, out, share, 1.6 / len(layer))
 
 
 @pytest.mark.parametrize("size", [97, 256, 700])
@@ -57,13 +71,32 @@ def test_what_is_right_stays_and_the_rest_is_painted(size: int) -> None:
     layer = np.dstack([straight * alpha[..., None], alpha])
     wrong = disc(256, (0.5, 0.35), 0.1)
     out = said(1 - wrong, (1.0, 0.0, 0.0), disc(256, (0.5, 0.5), 0.35))
-    done = retouched(layer, resized(layer, 256), out, ALL, 1.6 / size)
+    new = done(layer, out, ALL)
     there = disc(size, (0.5, 0.35), 0.075) == 1
-    assert np.abs(done[there] - (1, 0, 0, 1)).max() < 0.02
+    assert np.abs(new[there] - (1, 0, 0, 1)).max() < 0.02
     far = (disc(size, (0.5, 0.35), 0.13) == 0) & (disc(size, (0.5, 0.5), 0.33) == 1)
-    np.testing.assert_allclose(done[far], layer[far], atol=1e-5)
-    assert np.abs(done[..., 3] - alpha).max() < 0.35, "an outline within the tolerance stays"
-    np.testing.assert_allclose(retouched(layer, resized(layer, 256), out, NONE, 1.6 / size), layer, atol=1e-6)
+    np.testing.assert_allclose(new[far], layer[far], atol=1e-5)
+    assert np.abs(new[..., 3] - alpha).max() < 0.35, "an outline within the tolerance stays"
+    np.testing.assert_allclose(done(layer, out, NONE), layer, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [256, 700])
+def test_what_the_other_side_has_right_is_taken_from_it_as_it_is(size: int) -> None:
+    rng = np.random.default_rng(1)
+    alpha = disc(size, (0.5, 0.5), 0.35)
+    layer, limb = (
+        np.dstack([rng.uniform(0.2, 0.8, (size, size, 3)).astype(np.float32) * of[..., None], of])
+        for of in (alpha, disc(size, (0.4, 0.35), 0.1))
+    )
+    wrong, better = disc(256, (0.5, 0.35), 0.2), disc(256, (0.5, 0.35), 0.15)
+    out = said(1 - wrong, (1.0, 0.0, 0.0), disc(256, (0.5, 0.5), 0.35), swap=better)
+    new = done(layer, out, ALL, limb)
+    taken = disc(size, (0.4, 0.35), 0.08) * (disc(size, (0.5, 0.35), 0.12) == 1) == 1
+    np.testing.assert_allclose(new[taken], limb[taken], atol=0.01)
+    painted = (disc(size, (0.4, 0.35), 0.12) == 0) & (disc(size, (0.5, 0.35), 0.12) == 1)
+    assert np.abs(new[painted] - (1, 0, 0, 1)).max() < 0.02, "what the other side has not is painted"
+    even = said(1 - 0 * wrong, (1.0, 0.0, 0.0), disc(256, (0.5, 0.5), 0.35), swap=better)
+    np.testing.assert_allclose(done(layer, even, ALL, limb)[taken], layer[taken], atol=1e-5)
 
 
 def test_an_outline_that_is_wrong_is_drawn_anew_and_sharp() -> None:
@@ -72,17 +105,17 @@ def test_an_outline_that_is_wrong_is_drawn_anew_and_sharp() -> None:
 
     def drawn(radius: float) -> np.ndarray:
         out = said(np.ones((256, 256), np.float32), (0.1, 0.9, 0.1), disc(256, (0.5, 0.5), radius))
-        return retouched(layer, resized(layer, 256), out, ALL, 1.6 / 512)
+        return done(layer, out, ALL)
 
-    done = drawn(0.225)
+    new = drawn(0.225)
     wanted = disc(512, (0.5, 0.5), 0.225)
-    assert np.abs(done[..., 3] - wanted)[wanted == 1].mean() < 0.03
-    assert done[..., 3][disc(512, (0.5, 0.5), 0.24) == 0].max() == 0
-    soft = (done[..., 3] > 0.05) & (done[..., 3] < 0.95)
+    assert np.abs(new[..., 3] - wanted)[wanted == 1].mean() < 0.03
+    assert new[..., 3][disc(512, (0.5, 0.5), 0.24) == 0].max() == 0
+    soft = (new[..., 3] > 0.05) & (new[..., 3] < 0.95)
     assert soft.sum() < 2 * np.pi * 0.225 * 512 * 4, "an edge of more than four pixels"
     grown = (disc(512, (0.5, 0.5), 0.215) == 1) & (disc(512, (0.5, 0.5), 0.21) == 0)
     # Near the layer its own colours go on.
-    np.testing.assert_allclose(done[grown][:, :3].mean(0), [0.5, 0.5, 0.5], atol=0.05)
+    np.testing.assert_allclose(new[grown][:, :3].mean(0), [0.5, 0.5, 0.5], atol=0.05)
     far = drawn(0.45)
     assert far[..., 3][disc(512, (0.5, 0.5), 0.24) == 0].max() < 0.1, "grown out of all reason"
     less = drawn(0.1)
@@ -120,12 +153,15 @@ def test_a_layer_and_its_mirror_image_are_told_the_same() -> None:
     image = transfer.move(transfer.analyse(*flipped, mirrored[0]), mirrored[1])  # type: ignore[arg-type]
     assert moved.prediction is not None
     assert image.prediction is not None
+    assert moved.other is not None
     planes = planes_of(moved.prediction)
-    layer = torch.from_numpy(resized(moved.rgba, 256)).permute(2, 0, 1)[None]
+    layer, limbs = (
+        torch.from_numpy(resized(of, 256)).permute(2, 0, 1)[None] for of in (moved.rgba, moved.other)
+    )
     with torch.inference_mode():
-        here = network.both_ways(layer, planes)
-        there = network.both_ways(layer.flip(3), planes_of(image.prediction))
-        once = network(layer.flip(3), planes_of(image.prediction))
+        here = network.both_ways(layer, planes, limbs)
+        there = network.both_ways(layer.flip(3), planes_of(image.prediction), limbs.flip(3))
+        once = network(layer.flip(3), planes_of(image.prediction), limbs.flip(3))
     for one, other, alone in zip(here, there, once, strict=True):
         off = (one - other.flip(3)).abs().mean()
         assert off < 0.1 * (one - alone.flip(3)).abs().mean(), "planes are mirrored wrongly"
@@ -143,9 +179,13 @@ def test_a_layer_that_is_right_is_known_to_be_and_one_that_is_not_too() -> None:
     truth = layer.clone()
     truth[:, :3, 10:50, 10:50] += 0.06  # another light
     truth[:, :, 30:40, 20:34] = torch.tensor([0.9, 0.1, 0.1, 1.0])[:, None, None]
-    lit, right = compared(layer, truth)
+    other = torch.zeros_like(layer)
+    other[:, :, 25:45, 15:50] = torch.tensor([0.84, 0.04, 0.04, 1.0])[:, None, None]
+    lit, right = compared(layer, other, truth)
     assert right[0, 0, 33:37, 25:29].max() < 0.1
     assert right[0, 0, 14:22, 14:46].min() > 0.9
+    assert right[0, 1, 33:37, 25:29].min() > 0.9, "in the light of the layer"
+    assert right[0, 1, 14:20, 14:46].max() == 0, "where there is nothing nothing is right"
     torch.testing.assert_close(lit[..., 12:20, 12:20], layer[..., 12:20, 12:20], atol=0.02, rtol=0)
 
 
@@ -167,7 +207,8 @@ def test_what_is_wrong_is_shown_painted_and_the_rest_as_it_should_be(tmp_path: P
     batch = prepare(layers(tmp_path / "a.npz"), augment=False)
     right = torch.zeros_like(batch.right)
     right[..., :128] = 1
-    out = Retouched(batch.right, torch.full_like(batch.truth[:, :3], 0.25), batch.right)
+    none = batch.right[:, :1]
+    out = Retouched(none, torch.full_like(batch.truth[:, :3], 0.25), none, none)
     picture = shown(out, batch._replace(right=right))
     torch.testing.assert_close(picture[..., :128], batch.truth[..., :128])
     torch.testing.assert_close(
@@ -182,7 +223,7 @@ def test_gradients_reach_every_parameter_and_steps_lower_the_loss(tmp_path: Path
     optimiser = torch.optim.AdamW(network.parameters(), 5e-3)
     totals = []
     for _ in range(6):
-        total = losses(network(batch.layer, batch.planes), batch)["total"]
+        total = losses(network(batch.layer, batch.planes, batch.other), batch)["total"]
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
@@ -202,7 +243,7 @@ def test_a_network_that_has_learned_nothing_paints_the_layer() -> None:
     torch.nn.init.zeros_(network.head[1].weight)
     torch.nn.init.zeros_(network.head[1].bias)
     with torch.no_grad():
-        out = network(layer, planes_of(moved.prediction))
+        out = network(layer, planes_of(moved.prediction), torch.zeros_like(layer))
     opaque = layer[:, 3:].expand(-1, 3, -1, -1) > 0.999
     torch.testing.assert_close(out.colour[opaque], layer[:, :3][opaque], atol=2e-3, rtol=0)
 
@@ -217,6 +258,24 @@ def test_layers_are_made_once_and_alike(tmp_path: Path) -> None:
     written = (first.folder / "train" / "a.npz").stat().st_mtime_ns
     make_layers(Stored(tmp_path / "pairs"), tmp_path / "a", 3, 1)
     assert (first.folder / "train" / "a.npz").stat().st_mtime_ns == written
+
+
+@pytest.mark.timeout(60)
+def test_an_error_in_a_worker_reaches_whoever_waits_for_it(tmp_path: Path) -> None:
+    with (
+        get_context("spawn").Pool(1) as pool,
+        pytest.raises(BadImage, match=r"none\.jpg: .*\. ") as caught,
+    ):
+        pool.apply(load_picture, (tmp_path / "none.jpg",))
+    assert caught.value.fix
+
+
+def test_photos_of_which_nothing_is_left_are_left_out(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "a.npz")
+    read = read_file(tmp_path / "a.npz")
+    read["src"][1, ..., 3] = 0
+    read["vt"][2] = 0
+    assert len(layers_of(read, MotionTransfer(), augment=False)["layer"]) == len(read["src"]) - 2
 
 
 @pytest.mark.timeout(300)
