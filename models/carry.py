@@ -18,6 +18,7 @@ from shared.skeleton import NOSE
 from .head import Spot, TurnedHead, taken
 from .parts import (
     NUM_PARTS,
+    PARTS,
     PartMaps,
     arm_cover,
     limb_prior,
@@ -143,6 +144,10 @@ def _occupied(
 
 
 _OWNERSHIP_SIZE = 128
+_ENDS = [PARTS.index(f"{side} {end}") for end in ("forearm", "calf") for side in ("left", "right")]
+"""Parts with a hand or a foot."""
+_ROUGH = 4
+"""Pixels of twice that, a tenth of a torso: where they hold next to no matte the photo shows nothing."""
 _CHUNK = 1 << 17
 """Layer pixels computed at a time: bounds the memory of the ten maps."""
 
@@ -150,6 +155,16 @@ _CHUNK = 1 << 17
 def edge_width(maps: PartMaps, photo: int, size: int) -> float:
     """How wide an edge is in frame units, of frames of `photo` and `size` pixels: as in the coarser of both."""
     return _EDGE_WIDTH * max(1 / size, float(maps.ratio) / photo)
+
+
+class Rendered(NamedTuple):
+    """What `render` makes."""
+
+    rgba: NDArray[np.float32]  # (size, size, 4), premultiplied
+    limbs: (
+        NDArray[np.float32] | None
+    )  # the same of its limbs alone, taken from the photo's other side, if asked for
+    changed: Tensor  # (1, 1, n, n): where something is neither as in the photo nor the other side's for want of its own
 
 
 def render(
@@ -161,9 +176,8 @@ def render(
     size: int,
     head: TurnedHead | None = None,
     other_limbs: bool = False,
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """The layer, premultiplied `(size, size, 4)`, computed a bounded number of pixels at a time, and the same of its
-    limbs taken from the photo's other side.
+) -> Rendered:
+    """The layer, computed a bounded number of pixels at a time.
 
     Args:
         photo (`(n, n, 4)` float32): straight colours, continued beyond the matte, and the matte.
@@ -191,9 +205,9 @@ def render(
         planes = torch.cat([prediction.part_logits, prediction.visible, painted], 1)
         outline = outline_of(prediction.alpha) / torso
     rgba = np.zeros((size * size, 4), np.float32)
-    limbs = np.zeros_like(rgba) if other_limbs else None
-    other = maps.other_side()
-    own_of_other = _owned(other, matte)
+    limbs = other = None
+    if other_limbs and prediction is not None:
+        limbs, other = np.zeros_like(rgba), _OtherSide(maps, prediction, matte)
     pixels = _occupied(maps, outline, head, changed, edge, size)
     for start in range(0, len(pixels), _CHUNK):
         chunk = pixels[start : start + _CHUNK]
@@ -225,17 +239,10 @@ def render(
             # The maps as they are: the network's correction of them helps it to see the matte, but bends cloth, and on
             # held-out people carried colours are nearer to the truth without it.
             colour, matte_there = _carried(photo, bare, share, points, change, maps)
-            if limbs is not None:
-                # As much of each as the photo shows of the other side.
-                some = (share[2:].sum(0) > 0.05).nonzero()[:, 0]
-                there = other.at(at[:, some])[0][0]
-                shown = share[:, some] * sample(own_of_other, there)[:, 0]
-                total = shown.sum(0)
-                limb, its_matte = _carried(
-                    photo, bare, shown / total.clamp_min(1e-6), there, change[some], maps
-                )
-                its_alpha = its_matte.minimum(total)[:, None]
-                limbs[chunk[some.numpy()]] = torch.cat([limb * its_alpha, its_alpha], 1).numpy()
+            beside = None if other is None else other.limbs(photo, bare, share, points, at, change)
+            if limbs is not None and beside is not None:
+                there = chunk[beside.pixels.numpy()]
+                limbs[there] = torch.cat([beside.colour * beside.alpha[:, None], beside.alpha[:, None]], 1)
             # The wrong side of a garment beats a smooth guess: it has the photo's grain and folds. Beyond the matte
             # its colours go on; a head does not.
             seen = torch.sigmoid(visible[0] + _TRUST * (1 - share[1] * (1 - keep_head)))
@@ -257,6 +264,9 @@ def render(
             there = matte_there.minimum(2 * part_alpha.amax(0))
             alpha = there.minimum(0.5 + beyond / edge)
             alpha = alpha.maximum(0.5 + (inside - _SECOND_HEAD * hair) / edge).clamp(0, 1)
+            if beside is not None:
+                colour[beside.pixels] += beside.replaces[:, None] * (beside.colour - colour[beside.pixels])
+                alpha[beside.pixels] = alpha[beside.pixels].minimum(beside.alpha + 1 - beside.replaces)
             if not maps.in_target.all():
                 # Beside a limb that is left out the network has learned nothing.
                 drawn = distance.masked_fill(~maps.in_target[0, :, None], math.inf)
@@ -264,13 +274,73 @@ def render(
         alpha = (matte_there * (1 - change) + alpha * change)[:, None]
         rgba[chunk] = torch.cat([colour * alpha, alpha], 1).numpy()
     layer = without_specks(rgba.reshape(size, size, 4))
-    return layer, None if limbs is None else limbs.reshape(size, size, 4)
+    if limbs is None or other is None:
+        return Rendered(layer, None, changed)
+    return Rendered(layer, limbs.reshape(size, size, 4), changed * (1 - other.replaces))
 
 
 def _owned(maps: PartMaps, matte: Tensor) -> Tensor:
     """Each part's share of the source pixels `(10, 1, n, n)`, cut to the person: what may be moved."""
     own = F.interpolate(maps.ownership(_OWNERSHIP_SIZE), scale_factor=2, mode="bilinear", align_corners=False)
     return (own * matte)[0, :, None]
+
+
+class _Limbs(NamedTuple):
+    """What the photo's other side shows of the limbs at some of a chunk's pixels."""
+
+    pixels: Tensor  # (N,), which
+    colour: Tensor  # (N, 3), straight
+    alpha: Tensor  # (N,)
+    replaces: Tensor  # (N,), how far it stands in for what the photo lacks of their own
+
+
+class _OtherSide:
+    """The limbs of one person as the photo's other side has them (`PartMaps.other_side`).
+
+    A foot that the photo cuts off, or hides behind somebody, is the other foot: beyond the matte there would be only
+    cloth, continued.
+
+    Args:
+        maps (`PartMaps`), prediction (`Prediction`): of the pose.
+        matte (`(n, n)` float32): of the photo, small.
+
+    `replaces` `(1, 1, 64, 64)` is how far it does so.
+    """
+
+    def __init__(self, maps: PartMaps, prediction: Prediction, matte: Tensor) -> None:
+        size = prediction.share.shape[-1]
+        inside = F.avg_pool2d(torch.sigmoid(prediction.alpha), prediction.alpha.shape[-1] // size)
+        share = prediction.share * inside
+        self._source, self._maps = maps, maps.other_side(share, matte[None, None])
+        self._own = _owned(self._maps, matte)
+        # A tenth of a torso: where it holds next to no matte the photo shows nothing.
+        self._rough = F.avg_pool2d(matte[None, None], _ROUGH).expand(len(_ENDS), -1, -1, -1)
+        grid = pixel_grid(size)
+        lacks = share[0, _ENDS].flatten(1) * (1 - self._there(maps.at(grid)[0][0]))
+        found = sample(self._own, self._maps.at(grid)[0][0])[_ENDS, 0]
+        self._better = smoothstep((lacks * found).sum(1) / lacks.sum(1).clamp_min(1e-6), 0.3, 0.5)
+        self.replaces = (lacks * self._better[:, None]).sum(0).reshape(1, 1, size, size)
+
+    def _there(self, points: Tensor) -> Tensor:
+        """Whether the photo shows anything at source points `(10, M, 2)` of forearms and calves, `(4, M)`."""
+        return smoothstep(sample(self._rough, points[_ENDS])[:, 0], 0.15, 0.45)
+
+    def limbs(
+        self, photo: NDArray[np.float32], bare: NDArray[np.float32], share: Tensor, points: Tensor, at: Tensor,
+        change: Tensor,
+    ) -> _Limbs | None:  # fmt: skip
+        """At the pixels of a chunk; arguments as there, its source points among them. None where it has no limbs."""
+        pixels = (share[2:].sum(0) > 0.05).nonzero()[:, 0]
+        if len(pixels) == 0:
+            return None
+        there = self._maps.at(at[:, pixels])[0][0]
+        share = share[:, pixels] * self._maps.in_source[0, :, None]
+        leads = share / share.sum(0).clamp_min(1e-6)
+        colour, matte = _carried(photo, bare, leads, there, change[pixels], self._source)
+        # As much of each as the photo shows of the other side.
+        alpha = matte.minimum((share * sample(self._own, there)[:, 0]).sum(0))
+        lacks = share[_ENDS] * (1 - self._there(points[:, pixels])) * self._better[:, None]
+        return _Limbs(pixels, colour, alpha, smoothstep(lacks.sum(0), 0.3, 0.7) * change[pixels])
 
 
 def _keeps_head(maps: PartMaps) -> float:

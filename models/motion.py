@@ -123,7 +123,7 @@ class Moved:
         edge (`float`): width of its edges, in frame units.
         prediction (`Prediction`, *optional*): what the network said of it.
         retouch (`(1, 1, 64, 64)` float32): how much each place may be retouched, 0..1: nothing that is as in the photo,
-            nor a head that is the photo's.
+            nor a head that is the photo's, nor what is the other side's for want of its own.
         other (`(n, n, 4)` float32, *optional*): its limbs from the photo's other side; None of a draft.
     """
 
@@ -489,8 +489,7 @@ class MotionTransfer:
         if prediction is not None:
             changed = changed * (1 - maps.unmoved(Motion.SIZE, prediction.share))
         wanted = prediction is not None and not draft
-        rgba, other = render(straight, bare, maps, prediction, changed, frame.size, head, wanted)
-        retouch = changed
+        rgba, other, retouch = render(straight, bare, maps, prediction, changed, frame.size, head, wanted)
         if prediction is not None:
             retouch = retouch * (1 - own_head(maps, head) * prediction.share[:, 1:2])
         return Moved(frame, rgba, edge_width(maps, actor.frame.size, frame.size), prediction, retouch, other)

@@ -443,24 +443,34 @@ class PartMaps:
         rows = torch.arange(batch)[:, None]
         return (own[rows, self._owner] * self.in_source[:, :, None]).reshape(batch, NUM_PARTS, size, size)
 
-    def other_side(self) -> PartMaps:
+    def other_side(self, share: Tensor, matte: Tensor) -> PartMaps:
         """The same with every limb taken from the photo's other side, for what the photo hides of its own.
 
-        Of somebody who faces the camera it is mirrored; feet and hands of somebody seen from the side point one way.
-        Trunk and head, and limbs that the other side stands in for already, are absent.
+        Each is mirrored or as it is, whichever covers more of the limb asked for: of somebody who faces the camera the
+        feet point apart, of somebody seen from the side one way. Trunk and head, and limbs that the other side stands
+        in for already, are absent.
+
+        Args:
+            share (`(B, 10, n, n)`): of the parts in the target, 0 beyond its outline.
+            matte (`(B, 1, m, m)`): of the photo.
         """
+        size = share.shape[-1]
         maps = copy.copy(self)
         start, end = self._bones_source
         other = torch.tensor(_OTHER_SIDE)
         maps._chosen_start, maps._chosen_end = start[:, other], end[:, other]
-        across = self.source.xy[:, L_SHOULDER] - self.source.xy[:, R_SHOULDER]
-        width = (across * perp(self.source.down)).sum(-1).abs() / self.source.torso
-        mirrored = (width > _FACES_CAMERA) ^ self.head_mirrored
-        sign = torch.where(mirrored, -1.0, 1.0).to(self.ratio.dtype)
-        maps._side_sign = sign[:, None, None].expand_as(self._side_sign)
         fresh = self._source_bones[:, other] & (self._owner[:, 2:] != other + 2)
         maps.in_source = torch.cat([torch.zeros_like(self.in_source[:, :2]), fresh], 1)
         maps._owner = torch.cat([self._owner[:, :2], (other + 2).expand(len(start), -1)], 1)
+        own = maps.ownership(size) * F.interpolate(matte, size=size, mode="bilinear", align_corners=False)
+        grid = pixel_grid(size).to(share.dtype).expand(len(share), -1, -1)
+        covers = []
+        for sign in (1.0, -1.0):
+            maps._side_sign = torch.full_like(self._side_sign, sign)
+            points, _ = maps.at(grid)
+            found = sample(own.reshape(-1, 1, size, size), points.reshape(-1, size * size, 2))
+            covers.append((found.reshape(share.shape) * share)[:, 2:].sum((2, 3)))
+        maps._side_sign = torch.where(covers[0] > covers[1], 1.0, -1.0).to(share.dtype)[..., None]
         return maps
 
     def change(self) -> Tensor:
@@ -524,8 +534,6 @@ class PartMaps:
 
 _STILL = (0.03, 0.08)
 """Torsos by which a joint that is where it was is off at most, and one that moves at least."""
-_FACES_CAMERA = 0.6
-"""Shoulders at least so wide, in torsos, are seen from the front or from behind rather than from the side."""
 
 
 class Cover(NamedTuple):

@@ -23,7 +23,15 @@ from models.motion import (
     spread_colours,
     with_carried_face,
 )
-from models.parts import MIRRORED_PARTS, PartMaps, complete, pixel_grid, seen_from_behind, torso_length
+from models.parts import (
+    MIRRORED_PARTS,
+    PartMaps,
+    complete,
+    pixel_grid,
+    sample,
+    seen_from_behind,
+    torso_length,
+)
 from server.preview import paint
 from shared.errors import BadInput, MissingWeights, NoActor
 from shared.skeleton import (
@@ -71,6 +79,13 @@ def maps_between(source: np.ndarray, target: np.ndarray, known: np.ndarray | Non
     every = torch.ones(1, 18, dtype=torch.bool) if known is None else torch.tensor(known)[None]
     a, b = (torch.tensor(xy / 256, dtype=torch.float64)[None] for xy in (source, target))
     return PartMaps(a, every, b, every)
+
+
+def disc(size: int, centre: tuple[float, float], radius: float) -> np.ndarray:
+    """1 inside, with an edge of a pixel; in frame units."""
+    x = (np.arange(size) + 0.5) / size
+    distance = np.hypot(x[None] - centre[0], x[:, None] - centre[1])
+    return np.clip((radius - distance) * size + 0.5, 0, 1).astype(np.float32)
 
 
 def picture() -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +171,8 @@ def test_left_and_right_are_treated_alike() -> None:
     points = np.random.default_rng(1).uniform(20, 230, (50, 2))
     sides = list(MIRRORED_PARTS)
     maps, image = maps_between(STANDING, WALKING), maps_between(a, b)
-    for here, there in ((maps, image), (maps.other_side(), image.other_side())):
+    others = [of.other_side(*EVERYWHERE) for of in (maps, image)]
+    for here, there in ((maps, image), others):
         plain, distance = here.at(torch.tensor(points / 256)[None])
         mirrored, other = there.at(torch.tensor((points * flip + (256, 0)) / 256)[None])
         mirrored = mirrored[:, sides] * torch.tensor(flip) + torch.tensor([1.0, 0.0])
@@ -179,29 +195,35 @@ def test_a_limb_missing_in_the_photo_is_taken_from_the_other_side() -> None:
     assert maps.ownership(32)[0, 3].max() > 0.9
 
 
-def test_the_other_side_s_limbs_are_mirrored_unless_somebody_is_seen_from_the_side() -> None:
-    maps = maps_between(STANDING, WALKING).other_side()
+EVERYWHERE = torch.full((1, 10, 32, 32), 0.1, dtype=torch.float64), torch.ones(1, 1, 32, 32).double()
+"""Shares and matte of somebody who is all over the frame."""
+
+
+def test_the_other_side_has_each_limb_once_more() -> None:
+    maps = maps_between(STANDING, WALKING).other_side(*EVERYWHERE)
     assert maps.in_source[0].tolist() == [False] * 2 + [True] * 8, "trunk and head have no other side"
     found, _ = maps.at(torch.tensor(WALKING / 256)[None])
     for part, joints, others in ((3, [6, 7], [3, 4]), (5, [3, 4], [6, 7]), (7, [12, 13], [9, 10])):
         np.testing.assert_allclose(found[0, part, joints].numpy() * 256, STANDING[others], atol=1e-6)
-
-    def beside(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
-        along, off = end - start, point - start
-        return float((along[0] * off[1] - along[1] * off[0]) / np.linalg.norm(along))
-
-    for narrower, side in ((1.0, -1), (0.3, 1)):
-        seen = STANDING * (narrower, 1)
-        elbow, wrist = seen[[L_ELBOW, L_WRIST]]
-        point = wrist + (6, 0)
-        found, _ = maps_between(seen, seen).other_side().at(torch.tensor(point / 256)[None, None])
-        there = beside(found[0, 3, 0].numpy() * 256, *seen[[R_ELBOW, R_WRIST]])
-        assert there == pytest.approx(side * beside(point, elbow, wrist), abs=0.1)
     known = np.ones(18, bool)
     known[[L_ELBOW, L_WRIST]] = False
-    assert (
-        maps_between(STANDING, WALKING, known).other_side().in_source[0].tolist() == [False] * 6 + [True] * 4
-    )
+    missing = maps_between(STANDING, WALKING, known).other_side(*EVERYWHERE)
+    assert missing.in_source[0].tolist() == [False] * 6 + [True] * 4
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_a_foot_of_the_other_side_points_as_the_one_asked_for(mirrored: bool) -> None:
+    def beside(point: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(disc(64, tuple(point / 256), 6 / 256))[None, None].double()
+
+    standing = 0.8 * STANDING
+    left, right = standing[[L_ANKLE, R_ANKLE]]
+    share = torch.zeros(1, 10, 64, 64).double()
+    share[:, 7] = beside(left + (8, 8))[:, 0]
+    matte = beside(right + (-8 if mirrored else 8, 8))
+    maps = maps_between(standing, standing).other_side(share, matte)
+    found, _ = maps.at(torch.tensor((left + (8, 8)) / 256)[None, None])
+    assert sample(matte, found[:, 7])[0, 0, 0] > 0.9
 
 
 def test_parts_that_do_not_move_are_known() -> None:
@@ -243,7 +265,7 @@ def test_joints_missing_anywhere_never_give_nan(source: int, target: int) -> Non
     )
     points, distance = maps.at(pixel_grid(8).double())
     share = torch.rand(1, 10, 8, 8, dtype=torch.float64).softmax(1)
-    other = maps.other_side()
+    other = maps.other_side(share, torch.ones(1, 1, 8, 8).double())
     for values in (
         points, distance, maps.ownership(8), maps.change(), maps.ratio, maps.still(), maps.unmoved(8, share),
         other.at(pixel_grid(8).double())[0], other.ownership(8),
@@ -342,6 +364,31 @@ def test_missing_joints_still_give_a_person(name: str) -> None:
     # The network makes up legs that the photo does not show; part maps alone have nothing to make them from.
     assert (half.y + len(half.rgba) > WALKING[R_ANKLE, 1]) == (name == "motion")
     assert (half.y + len(half.rgba) < WALKING[R_KNEE, 1]) == (name == "limbs")
+
+
+def test_a_foot_that_the_photo_hides_is_the_other_foot() -> None:
+    rgb, matte = picture()
+    foot = np.s_[252:, 100:140]
+    rgb[250:, :] = np.where(matte[250:, :, None] > 0.5, (250, 250, 250), rgb[250:, :])  # white shoes
+    hidden = matte.copy()
+    hidden[foot] = 0
+    step = STANDING.copy()
+    step[[L_KNEE, L_ANKLE]] = (140, 190), (160, 238)
+    step[[R_KNEE, R_ANKLE]] = (70, 192), (60, 244)
+    transfer = MotionTransfer()
+
+    def shoe(matte: np.ndarray) -> float:
+        """How much white there is around the left foot."""
+        layer = over_grey(transfer.transfer(rgb, matte, skeleton(STANDING), skeleton(step)), (280, 200))
+        return float((layer[238:262, 145:180].min(-1) > 0.8).sum())
+
+    assert shoe(hidden) > 0.5 * shoe(matte) > 50
+
+
+def test_a_pose_without_limbs_is_a_trunk_with_a_head() -> None:
+    limbless = skeleton(WALKING, missing=(3, 4, 6, 7, 9, 10, 12, 13))
+    layer = MotionTransfer().transfer(*picture(), skeleton(STANDING), limbless)
+    assert layer.rgba[..., 3].sum() > 3000
 
 
 def test_a_preview_is_the_layer_made_small() -> None:

@@ -28,17 +28,10 @@ from models.retouch_training import (
 from models.transfer_training import Options
 from shared.errors import BadImage, BadInput
 from shared.skeleton import MIRROR
-from tests.test_motion import STANDING, WALKING, picture, skeleton
+from tests.test_motion import STANDING, WALKING, disc, picture, skeleton
 from tests.test_motion_training import curve_of_two_stretches, write_pairs
 
 TINY = {"channels": (8, 8, 8, 8, 8), "fine": 8}
-
-
-def disc(size: int, centre: tuple[float, float], radius: float) -> np.ndarray:
-    """1 inside, with an edge of a pixel; in frame units."""
-    x = (np.arange(size) + 0.5) / size
-    distance = np.hypot(x[None] - centre[0], x[:, None] - centre[1])
-    return np.clip((radius - distance) * size + 0.5, 0, 1).astype(np.float32)
 
 
 ALL, NONE = torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
