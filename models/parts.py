@@ -283,7 +283,8 @@ class PartMaps:
         self._off, trunk_off = self._from_the_trunk()
         self._trunk_still = 1 - smoothstep(trunk_off, *_STILL)
         # Of a trunk that does not move the size is known, whatever is made of the limbs.
-        size = torch.linalg.det(self._torso_matrix).abs().sqrt()
+        a, b, c, d = self._torso_matrix.flatten(1).float().unbind(1)
+        size = (a * d - b * c).abs().sqrt().to(self.ratio.dtype)
         self.ratio = ratio = (self.ratio + self._trunk_still * (size - self.ratio)).clamp(0.1, 10.0)
         self._fit_head()
         source_start, source_end, self._source_bones = _bones_of(source)
