@@ -20,7 +20,6 @@ from .parts import (
     NUM_PARTS,
     PARTS,
     PartMaps,
-    arm_cover,
     limb_prior,
     pixel_grid,
     sample,
@@ -28,47 +27,10 @@ from .parts import (
     smooth,
     smoothstep,
 )
+from .photo import resized, spread_colours
 
 if TYPE_CHECKING:
     from .motion import Prediction
-
-
-def resized(picture: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    shrinking = size < picture.shape[0]
-    return np.asarray(
-        cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR),
-        np.float32,
-    )
-
-
-def spread_colours(rgb: NDArray[np.float32], matte: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The person's colours, continued over the matte's edge and beyond.
-
-    At its edge a photo mixes the person with what stood behind; sampled as it is, that mixture would be a halo in
-    another scene. Pixels that are not safely inside take the colour of the nearest that are, by a pull-push pyramid
-    (Gortler et al., The Lumigraph, section 3.4).
-
-    Args:
-        rgb (`(h, w, 3)` float32).
-        matte (`(h, w)` float32).
-
-    Returns `(h, w, 3)`; unchanged where the matte is well inside.
-    """
-    # An edge is a few pixels wide whatever the photo's size; how many follows from the matte itself.
-    inside = np.clip((matte - 0.9) / 0.1, 0, 1).astype(np.float32)
-    if inside.max() == 0:
-        return rgb
-    levels = [np.dstack([rgb * inside[..., None], inside])]
-    while min(levels[-1].shape[:2]) > 2:
-        levels.append(cv2.pyrDown(levels[-1]))
-    coarse = levels[-1][..., :3] / np.maximum(levels[-1][..., 3:], 1e-6)
-    for level in reversed(levels[1:-1]):
-        coarse = cv2.resize(coarse, level.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        share = np.clip(level[..., 3:] * 4, 0, 1)
-        coarse += share * (level[..., :3] / np.maximum(level[..., 3:], 1e-6) - coarse)
-    coarse = cv2.resize(coarse, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    coarse += inside[..., None] * (rgb - coarse)
-    return coarse
 
 
 def _read_photo(photo: NDArray[np.float32], points: Tensor) -> Tensor:
@@ -147,7 +109,7 @@ _OWNERSHIP_SIZE = 128
 _ENDS = [PARTS.index(f"{side} {end}") for end in ("forearm", "calf") for side in ("left", "right")]
 """Parts with a hand or a foot."""
 _ROUGH = 4
-"""Pixels of twice that, a tenth of a torso: where they hold next to no matte the photo shows nothing."""
+"""Pixels of twice that, a twentieth of a torso: where they hold next to no matte the photo shows nothing."""
 _CHUNK = 1 << 17
 """Layer pixels computed at a time: bounds the memory of the ten maps."""
 
@@ -161,9 +123,7 @@ class Rendered(NamedTuple):
     """What `render` makes."""
 
     rgba: NDArray[np.float32]  # (size, size, 4), premultiplied
-    limbs: (
-        NDArray[np.float32] | None
-    )  # the same of its limbs alone, taken from the photo's other side, if asked for
+    limbs: NDArray[np.float32] | None  # the same: its limbs from the photo's other side, if asked for
     changed: Tensor  # (1, 1, n, n): where something is neither as in the photo nor the other side's for want of its own
 
 
@@ -187,7 +147,7 @@ def render(
         changed (`(1, 1, n, n)` float32): how far each place is another than in the photo, 0..1.
         size (`int`): side of the target's frame in pixels.
         head (`TurnedHead`, *optional*): of the same, with a prediction; `None`: the head keeps the photo's view.
-        other_limbs (`bool`, *optional*, defaults to `False`): the limbs too, else None.
+        other_limbs (`bool`, *optional*, defaults to `False`): with a prediction, the other side's limbs too.
     """
     matte = torch.from_numpy(resized(photo[..., 3], 2 * _OWNERSHIP_SIZE))
     own = _owned(maps, matte)
@@ -239,10 +199,6 @@ def render(
             # The maps as they are: the network's correction of them helps it to see the matte, but bends cloth, and on
             # held-out people carried colours are nearer to the truth without it.
             colour, matte_there = _carried(photo, bare, share, points, change, maps)
-            beside = None if other is None else other.limbs(photo, bare, share, points, at, change)
-            if limbs is not None and beside is not None:
-                there = chunk[beside.pixels.numpy()]
-                limbs[there] = torch.cat([beside.colour * beside.alpha[:, None], beside.alpha[:, None]], 1)
             # The wrong side of a garment beats a smooth guess: it has the photo's grain and folds. Beyond the matte
             # its colours go on; a head does not.
             seen = torch.sigmoid(visible[0] + _TRUST * (1 - share[1] * (1 - keep_head)))
@@ -264,7 +220,10 @@ def render(
             there = matte_there.minimum(2 * part_alpha.amax(0))
             alpha = there.minimum(0.5 + beyond / edge)
             alpha = alpha.maximum(0.5 + (inside - _SECOND_HEAD * hair) / edge).clamp(0, 1)
-            if beside is not None:
+            beside = None if other is None else other.limbs(photo, bare, share, points, at, change)
+            if limbs is not None and beside is not None:
+                there = chunk[beside.pixels.numpy()]
+                limbs[there] = torch.cat([beside.colour * beside.alpha[:, None], beside.alpha[:, None]], 1)
                 colour[beside.pixels] += beside.replaces[:, None] * (beside.colour - colour[beside.pixels])
                 alpha[beside.pixels] = alpha[beside.pixels].minimum(beside.alpha + 1 - beside.replaces)
             if not maps.in_target.all():
@@ -313,7 +272,6 @@ class _OtherSide:
         share = prediction.share * inside
         self._source, self._maps = maps, maps.other_side(share, matte[None, None])
         self._own = _owned(self._maps, matte)
-        # A tenth of a torso: where it holds next to no matte the photo shows nothing.
         self._rough = F.avg_pool2d(matte[None, None], _ROUGH).expand(len(_ENDS), -1, -1, -1)
         grid = pixel_grid(size)
         lacks = share[0, _ENDS].flatten(1) * (1 - self._there(maps.at(grid)[0][0]))
@@ -479,47 +437,6 @@ _SECOND_HEAD = 0.3
 
 _AGREE = 0.1
 """Maps that lead within this many torsos of each other show the same place."""
-
-
-def without_arms(straight: NDArray[np.float32], xy: Tensor, known: Tensor) -> NDArray[np.float32]:
-    """The photo's colours `(n, n, 3)` where its arms are taken away: what they hide of the torso and the legs.
-
-    An arm before the chest would stay on it when the arm moves. Behind it comes the torso's other side, mirrored,
-    where that shows, else the colours around it.
-
-    Args:
-        straight (`(n, n, 4)` float32): straight colours and the matte.
-        xy (`(1, 18, 2)` float32), known (`(1, 18)` bool): the joints in the photo, frame coordinates.
-    """
-    size = min(_BEHIND_SIZE, straight.shape[0])
-    small = resized(straight, size)
-    cover = arm_cover(xy, known, size)
-    rgb, matte = small[..., :3], small[..., 3]
-    free = matte * (1 - smoothstep(cover.arms[0], 0.0, 0.3).numpy())
-    torso, legs = cover.torso[0].numpy(), cover.legs[0].numpy()
-    behind = rgb.copy()
-    for place in (torso, legs):
-        around = spread_colours(rgb, free * place)
-        behind += place[..., None] * (around - rgb)
-    there = cover.mirrored[0].numpy() * size - 0.5
-    other = cv2.remap(np.dstack([rgb, free * torso]), there[..., 0], there[..., 1], cv2.INTER_LINEAR)
-    # The other side may have another colour: what does not fit its surroundings is not taken.
-    strange = cv2.GaussianBlur(np.abs(other[..., :3] - behind).max(-1), (0, 0), size / 96)
-    take = torso * np.clip((other[..., 3] - 0.8) / 0.2, 0, 1) * np.clip(1.6 - 8 * strange, 0, 1)
-    behind += cv2.GaussianBlur(take, (0, 0), 1.5)[..., None] * (other[..., :3] - behind)
-    # A sleeve of the torso's own colour may stay, with its folds.
-    differs = np.clip((np.abs(rgb - behind).max(-1) - 0.06) / 0.06, 0, 1)
-    differs = cv2.dilate(differs, np.ones((3, 3), np.uint8))
-    gone = cover.arms[0].numpy() * cv2.GaussianBlur(differs, (0, 0), 1.5)
-    filled = resized(np.dstack([behind, gone]), straight.shape[0])
-    bare = straight[..., :3].copy()
-    rows = np.flatnonzero(filled[..., 3].any(1))
-    here = slice(rows[0], rows[-1] + 1) if len(rows) > 0 else slice(0)
-    bare[here] += filled[here, :, 3:] * (filled[here, :, :3] - bare[here])
-    return bare
-
-
-_BEHIND_SIZE = 384
 
 
 _TRUST = 3.0

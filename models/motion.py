@@ -31,9 +31,6 @@ from .carry import (
     own_head,
     passes_of,
     render,
-    resized,
-    spread_colours,
-    without_arms,
     without_specks,
 )
 from .head import Head, TurnedHead, arms_before_head, cut, head_frames, turn
@@ -49,6 +46,7 @@ from .parts import (
     sample,
     torso_length,
 )
+from .photo import resized, spread_colours, without_arms
 from .retouch import Retouch, planes_of, retouched
 
 MARGIN = 0.55
@@ -488,8 +486,7 @@ class MotionTransfer:
         changed = maps.change().expand(1, 1, Motion.SIZE, Motion.SIZE)
         if prediction is not None:
             changed = changed * (1 - maps.unmoved(Motion.SIZE, prediction.share))
-        wanted = prediction is not None and not draft
-        rgba, other, retouch = render(straight, bare, maps, prediction, changed, frame.size, head, wanted)
+        rgba, other, retouch = render(straight, bare, maps, prediction, changed, frame.size, head, not draft)
         if prediction is not None:
             retouch = retouch * (1 - own_head(maps, head) * prediction.share[:, 1:2])
         return Moved(frame, rgba, edge_width(maps, actor.frame.size, frame.size), prediction, retouch, other)

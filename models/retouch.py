@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from shared.skeleton import FACE, MIRROR
 
 from .blocks import Residual, ascend, block, descend, lay_out
-from .carry import outline_of, spread_colours
+from .carry import outline_of
 from .parts import MIRRORED_PARTS, NUM_PARTS, facial_spots, pixel_grid, smooth, smoothstep
+from .photo import spread_colours
 
 if TYPE_CHECKING:
     from .motion import Prediction
@@ -131,8 +132,8 @@ class Retouch(nn.Module):
         """The mean of what `forward` says of layers and of their mirror images, turned back. Args: as of `forward`."""
         image = planes[:, _MIRRORED_PLANES].flip(3)
         image[:, _NORMAL_X].neg_()
-        pictures = (torch.cat([of, of.flip(3)]) for of in (layer, other))
-        out = self(next(pictures), torch.cat([planes, image]), next(pictures))
+        layer, other = (torch.cat([of, of.flip(3)]) for of in (layer, other))
+        out = self(layer, torch.cat([planes, image]), other)
         return Retouched(*((here + there.flip(3)) / 2 for here, there in (of.chunk(2) for of in out)))
 
 

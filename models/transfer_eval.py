@@ -27,7 +27,6 @@ from shared.errors import BadInput, WalkOnError
 from shared.skeleton import FACE, L_HIP, L_KNEE, L_SHOULDER, R_HIP, R_KNEE, R_SHOULDER, Skeleton
 
 from . import weights
-from .carry import resized
 from .draw import draw_people
 from .finish import overlap, straight_bytes
 from .images import load_picture, save_png
@@ -36,6 +35,7 @@ from .metrics import Measure, PersonFeatures, frechet_distance, gaussian_window,
 from .motion import MotionTransfer, Person, crop, person_frame, tensors
 from .msa import MsaTransfer
 from .parts import torso_length
+from .photo import resized
 from .pose import PoseEstimator
 from .suitability import shown_of
 

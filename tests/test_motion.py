@@ -20,7 +20,6 @@ from models.motion import (
     Person,
     missing_parts,
     person_frame,
-    spread_colours,
     with_carried_face,
 )
 from models.parts import (
@@ -32,6 +31,7 @@ from models.parts import (
     seen_from_behind,
     torso_length,
 )
+from models.photo import spread_colours
 from server.preview import paint
 from shared.errors import BadInput, MissingWeights, NoActor
 from shared.skeleton import (

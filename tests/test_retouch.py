@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.carry import resized
 from models.images import load_picture
 from models.motion import MotionTransfer
 from models.pairs import Rendered, Stored, read_file
+from models.photo import resized
 from models.retouch import Retouch, Retouched, planes_of, retouched
 from models.retouch_training import (
     compared,
