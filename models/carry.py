@@ -110,6 +110,8 @@ _ENDS = [PARTS.index(f"{side} {end}") for end in ("forearm", "calf") for side in
 """Parts with a hand or a foot."""
 _ROUGH = 4
 """Pixels of twice that, a twentieth of a torso: where they hold next to no matte the photo shows nothing."""
+_LACKS = 0.05
+"""Of a forearm or calf: less than that is an outline a little beside the photo's."""
 _CHUNK = 1 << 17
 """Layer pixels computed at a time: bounds the memory of the ten maps."""
 
@@ -117,14 +119,6 @@ _CHUNK = 1 << 17
 def edge_width(maps: PartMaps, photo: int, size: int) -> float:
     """How wide an edge is in frame units, of frames of `photo` and `size` pixels: as in the coarser of both."""
     return _EDGE_WIDTH * max(1 / size, float(maps.ratio) / photo)
-
-
-class Rendered(NamedTuple):
-    """What `render` makes."""
-
-    rgba: NDArray[np.float32]  # (size, size, 4), premultiplied
-    limbs: NDArray[np.float32] | None  # the same: its limbs from the photo's other side, if asked for
-    changed: Tensor  # (1, 1, n, n): where something is neither as in the photo nor the other side's for want of its own
 
 
 def render(
@@ -135,8 +129,8 @@ def render(
     changed: Tensor,
     size: int,
     head: TurnedHead | None = None,
-    other_limbs: bool = False,
-) -> Rendered:
+    other_side: bool = False,
+) -> tuple[NDArray[np.float32], Tensor]:
     """The layer, computed a bounded number of pixels at a time.
 
     Args:
@@ -147,7 +141,11 @@ def render(
         changed (`(1, 1, n, n)` float32): how far each place is another than in the photo, 0..1.
         size (`int`): side of the target's frame in pixels.
         head (`TurnedHead`, *optional*): of the same, with a prediction; `None`: the head keeps the photo's view.
-        other_limbs (`bool`, *optional*, defaults to `False`): with a prediction, the other side's limbs too.
+        other_side (`bool`, *optional*, defaults to `False`): with a prediction, hands and feet that the photo lacks are
+            the other ones.
+
+    Returns:
+        the layer `(size, size, 4)`, premultiplied, and `changed` without what is the other side's.
     """
     matte = torch.from_numpy(resized(photo[..., 3], 2 * _OWNERSHIP_SIZE))
     own = _owned(maps, matte)
@@ -165,9 +163,7 @@ def render(
         planes = torch.cat([prediction.part_logits, prediction.visible, painted], 1)
         outline = outline_of(prediction.alpha) / torso
     rgba = np.zeros((size * size, 4), np.float32)
-    limbs = other = None
-    if other_limbs and prediction is not None:
-        limbs, other = np.zeros_like(rgba), _OtherSide(maps, prediction, matte)
+    other = _OtherSide.of(maps, prediction, matte) if other_side and prediction is not None else None
     pixels = _occupied(maps, outline, head, changed, edge, size)
     for start in range(0, len(pixels), _CHUNK):
         chunk = pixels[start : start + _CHUNK]
@@ -221,9 +217,7 @@ def render(
             alpha = there.minimum(0.5 + beyond / edge)
             alpha = alpha.maximum(0.5 + (inside - _SECOND_HEAD * hair) / edge).clamp(0, 1)
             beside = None if other is None else other.limbs(photo, bare, share, points, at, change)
-            if limbs is not None and beside is not None:
-                there = chunk[beside.pixels.numpy()]
-                limbs[there] = torch.cat([beside.colour * beside.alpha[:, None], beside.alpha[:, None]], 1)
+            if beside is not None:
                 colour[beside.pixels] += beside.replaces[:, None] * (beside.colour - colour[beside.pixels])
                 alpha[beside.pixels] = alpha[beside.pixels].minimum(beside.alpha + 1 - beside.replaces)
             if not maps.in_target.all():
@@ -233,9 +227,7 @@ def render(
         alpha = (matte_there * (1 - change) + alpha * change)[:, None]
         rgba[chunk] = torch.cat([colour * alpha, alpha], 1).numpy()
     layer = without_specks(rgba.reshape(size, size, 4))
-    if limbs is None or other is None:
-        return Rendered(layer, None, changed)
-    return Rendered(layer, limbs.reshape(size, size, 4), changed * (1 - other.replaces))
+    return layer, changed if other is None else changed * (1 - other.replaces)
 
 
 def _owned(maps: PartMaps, matte: Tensor) -> Tensor:
@@ -245,7 +237,7 @@ def _owned(maps: PartMaps, matte: Tensor) -> Tensor:
 
 
 class _Limbs(NamedTuple):
-    """What the photo's other side shows of the limbs at some of a chunk's pixels."""
+    """What the photo's other side shows of lost hands and feet at some of a chunk's pixels."""
 
     pixels: Tensor  # (N,), which
     colour: Tensor  # (N, 3), straight
@@ -254,41 +246,44 @@ class _Limbs(NamedTuple):
 
 
 class _OtherSide:
-    """The limbs of one person as the photo's other side has them (`PartMaps.other_side`).
+    """Hands and feet of one person as the photo's other side has them (`PartMaps.other_side`).
 
     A foot that the photo cuts off, or hides behind somebody, is the other foot: beyond the matte there would be only
-    cloth, continued.
-
-    Args:
-        maps (`PartMaps`), prediction (`Prediction`): of the pose.
-        matte (`(n, n)` float32): of the photo, small.
-
-    `replaces` `(1, 1, 64, 64)` is how far it does so.
+    cloth, continued. `replaces` `(1, 1, 64, 64)` is how far it does so.
     """
 
-    def __init__(self, maps: PartMaps, prediction: Prediction, matte: Tensor) -> None:
+    @classmethod
+    def of(cls, maps: PartMaps, prediction: Prediction, matte: Tensor) -> _OtherSide | None:
+        """None where the photo shows every hand and foot that is asked for.
+
+        Args:
+            maps (`PartMaps`), prediction (`Prediction`): of the pose.
+            matte (`(n, n)` float32): of the photo, small.
+        """
         size = prediction.share.shape[-1]
         inside = F.avg_pool2d(torch.sigmoid(prediction.alpha), prediction.alpha.shape[-1] // size)
         share = prediction.share * inside
-        self._source, self._maps = maps, maps.other_side(share, matte[None, None])
+        rough = F.avg_pool2d(matte[None, None], _ROUGH).expand(len(_ENDS), -1, -1, -1)
+        ends = share[0, _ENDS].flatten(1)
+        lacks = ends * (1 - _there(rough, maps.on_grid(size)[0][0]))
+        some = bool((lacks.sum(1) > _LACKS * ends.sum(1)).any())
+        return cls(maps, share, matte, rough, lacks) if some else None
+
+    def __init__(self, maps: PartMaps, share: Tensor, matte: Tensor, rough: Tensor, lacks: Tensor) -> None:
+        size = share.shape[-1]
+        self._source, self._maps, self._rough = maps, maps.other_side(share, matte[None, None]), rough
         self._own = _owned(self._maps, matte)
-        self._rough = F.avg_pool2d(matte[None, None], _ROUGH).expand(len(_ENDS), -1, -1, -1)
-        grid = pixel_grid(size)
-        lacks = share[0, _ENDS].flatten(1) * (1 - self._there(maps.at(grid)[0][0]))
-        found = sample(self._own, self._maps.at(grid)[0][0])[_ENDS, 0]
+        found = sample(self._own, self._maps.on_grid(size)[0][0])[_ENDS, 0]
         self._better = smoothstep((lacks * found).sum(1) / lacks.sum(1).clamp_min(1e-6), 0.3, 0.5)
         self.replaces = (lacks * self._better[:, None]).sum(0).reshape(1, 1, size, size)
-
-    def _there(self, points: Tensor) -> Tensor:
-        """Whether the photo shows anything at source points `(10, M, 2)` of forearms and calves, `(4, M)`."""
-        return smoothstep(sample(self._rough, points[_ENDS])[:, 0], 0.15, 0.45)
 
     def limbs(
         self, photo: NDArray[np.float32], bare: NDArray[np.float32], share: Tensor, points: Tensor, at: Tensor,
         change: Tensor,
     ) -> _Limbs | None:  # fmt: skip
-        """At the pixels of a chunk; arguments as there, its source points among them. None where it has no limbs."""
-        pixels = (share[2:].sum(0) > 0.05).nonzero()[:, 0]
+        """At the pixels of a chunk; arguments as there, its source points among them. None where nothing is lost."""
+        near = sample(F.max_pool2d(self.replaces, 3, 1, 1), at)[0, 0]
+        pixels = ((near > 0.01) & (share[_ENDS].sum(0) > 0.05)).nonzero()[:, 0]
         if len(pixels) == 0:
             return None
         there = self._maps.at(at[:, pixels])[0][0]
@@ -297,8 +292,14 @@ class _OtherSide:
         colour, matte = _carried(photo, bare, leads, there, change[pixels], self._source)
         # As much of each as the photo shows of the other side.
         alpha = matte.minimum((share * sample(self._own, there)[:, 0]).sum(0))
-        lacks = share[_ENDS] * (1 - self._there(points[:, pixels])) * self._better[:, None]
+        lacks = share[_ENDS] * (1 - _there(self._rough, points[:, pixels])) * self._better[:, None]
         return _Limbs(pixels, colour, alpha, smoothstep(lacks.sum(0), 0.3, 0.7) * change[pixels])
+
+
+def _there(rough: Tensor, points: Tensor) -> Tensor:
+    """Whether a photo of this rough matte `(4, 1, n, n)` shows anything at source points `(10, M, 2)`, of forearms and
+    calves `(4, M)`."""
+    return smoothstep(sample(rough, points[_ENDS])[:, 0], 0.15, 0.45)
 
 
 def _keeps_head(maps: PartMaps) -> float:

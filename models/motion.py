@@ -42,7 +42,6 @@ from .parts import (
     complete,
     facial_spots,
     limb_prior,
-    pixel_grid,
     sample,
     torso_length,
 )
@@ -122,7 +121,6 @@ class Moved:
         prediction (`Prediction`, *optional*): what the network said of it.
         retouch (`(1, 1, 64, 64)` float32): how much each place may be retouched, 0..1: nothing that is as in the photo,
             nor a head that is the photo's, nor what is the other side's for want of its own.
-        other (`(n, n, 4)` float32, *optional*): its limbs from the photo's other side; None of a draft.
     """
 
     frame: Frame
@@ -130,7 +128,6 @@ class Moved:
     edge: float
     prediction: Prediction | None
     retouch: Tensor
-    other: NDArray[np.float32] | None
 
 
 # ------------------------------------------------------------------------------------------------------- the network
@@ -219,7 +216,7 @@ class Motion(nn.Module):
         with torch.no_grad():
             maps = PartMaps(source_xy, source_known, target_xy, target_known)
             small = F.avg_pool2d(source, self.PHOTO // size)
-            points, distance = maps.at(pixel_grid(size).expand(batch, -1, -1))
+            points, distance = maps.on_grid(size)
             own = maps.ownership(size)
             warped = torch.stack([sample(small, points[:, part]) for part in range(NUM_PARTS)], 1)
             owned = sample(own.reshape(-1, 1, size, size), points.reshape(batch * NUM_PARTS, -1, 2))
@@ -445,11 +442,11 @@ class MotionTransfer:
         moved = self.move(actor, target, draft)
         frame, rgba = moved.frame, moved.rgba
         wanted = not draft and float(moved.retouch.max()) > 0.01
-        if wanted and self.retouch is not None and moved.prediction is not None and moved.other is not None:
-            small, limbs = (resized(of, Retouch.SIZE) for of in (rgba, moved.other))
-            seen, other = (torch.from_numpy(of).permute(2, 0, 1)[None] for of in (small, limbs))
-            out = self.retouch.both_ways(seen, planes_of(moved.prediction), other)
-            rgba = without_specks(retouched(rgba, small, moved.other, out, moved.retouch, moved.edge))
+        if wanted and self.retouch is not None and moved.prediction is not None:
+            small = resized(rgba, Retouch.SIZE)
+            seen = torch.from_numpy(small).permute(2, 0, 1)[None]
+            out = self.retouch.both_ways(seen, planes_of(moved.prediction))
+            rgba = without_specks(retouched(rgba, small, out, moved.retouch, moved.edge))
         rows, columns = (np.flatnonzero(rgba[..., 3].any(axis)) for axis in (1, 0))
         if len(rows) == 0:
             return Person(np.zeros((1, 1, 4), np.float32), frame.x, frame.y)
@@ -470,7 +467,13 @@ class MotionTransfer:
         frame = person_frame(target)
         source_xy, source_known = tensors(actor.source, actor.frame)
         target_xy, target_known = tensors(target, frame)
-        maps = PartMaps(source_xy, source_known, target_xy, target_known)
+        prediction = None
+        if self.network is None:
+            maps = PartMaps(source_xy, source_known, target_xy, target_known)
+        else:
+            predict = self.network if draft else self.network.both_ways
+            prediction = predict(actor.small, source_xy, source_known, target_xy, target_known)
+            maps = prediction.maps
         # Photo pixels per layer pixel; a photo that is larger is reduced first, so that reading it does not alias.
         per_pixel = float(maps.ratio[0]) * actor.frame.size / frame.size
         straight, bare = actor.straight, actor.bare
@@ -478,18 +481,14 @@ class MotionTransfer:
             straight, bare = (
                 resized(picture, max(8, round(actor.frame.size / per_pixel))) for picture in (straight, bare)
             )
-        prediction = None
-        if self.network is not None:
-            predict = self.network if draft else self.network.both_ways
-            prediction = predict(actor.small, source_xy, source_known, target_xy, target_known)
         head = self._turned(actor, maps)
         changed = maps.change().expand(1, 1, Motion.SIZE, Motion.SIZE)
         if prediction is not None:
             changed = changed * (1 - maps.unmoved(Motion.SIZE, prediction.share))
-        rgba, other, retouch = render(straight, bare, maps, prediction, changed, frame.size, head, not draft)
+        rgba, retouch = render(straight, bare, maps, prediction, changed, frame.size, head, not draft)
         if prediction is not None:
             retouch = retouch * (1 - own_head(maps, head) * prediction.share[:, 1:2])
-        return Moved(frame, rgba, edge_width(maps, actor.frame.size, frame.size), prediction, retouch, other)
+        return Moved(frame, rgba, edge_width(maps, actor.frame.size, frame.size), prediction, retouch)
 
     def _turned(self, actor: Analysed, maps: PartMaps) -> TurnedHead | None:
         """The head, where there is a network for it and it must turn, or show what an arm hid."""

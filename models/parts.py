@@ -305,6 +305,7 @@ class PartMaps:
         self.in_source = torch.cat([always, present], 1)  # (B, 10)
         self.in_target = torch.cat([always, target_drawn], 1)
         self._owner = torch.cat([torch.tensor([0, 1]).expand(len(rows), 2), chosen + 2], 1)  # (B, 10)
+        self._on_grid: dict[int, tuple[Tensor, Tensor]] = {}
 
     def _fit_torso(self) -> None:
         source, target = self.source, self.target
@@ -421,6 +422,13 @@ class PartMaps:
         maps = torch.where(self.in_source[:, :, None, None], maps, maps[:, :1])
         return maps, _part_distances(points, self.target, self._bones_target)
 
+    def on_grid(self, size: int) -> tuple[Tensor, Tensor]:
+        """What `at` says of the pixels of a frame of that size; worked out once."""
+        if size not in self._on_grid:
+            grid = pixel_grid(size).to(self.ratio.dtype).expand(len(self.ratio), -1, -1)
+            self._on_grid[size] = self.at(grid)
+        return self._on_grid[size]
+
     def ownership(self, size: int) -> Tensor:
         """For every source pixel how much it may be taken by each part: `(B, 10, size, size)`, 0..1.
 
@@ -464,14 +472,14 @@ class PartMaps:
         maps.in_source = torch.cat([torch.zeros_like(self.in_source[:, :2]), fresh], 1)
         maps._owner = torch.cat([self._owner[:, :2], (other + 2).expand(len(start), -1)], 1)
         own = maps.ownership(size) * F.interpolate(matte, size=size, mode="bilinear", align_corners=False)
-        grid = pixel_grid(size).to(share.dtype).expand(len(share), -1, -1)
         covers = []
         for sign in (1.0, -1.0):
-            maps._side_sign = torch.full_like(self._side_sign, sign)
-            points, _ = maps.at(grid)
+            maps._side_sign, maps._on_grid = torch.full_like(self._side_sign, sign), {}
+            points, _ = maps.on_grid(size)
             found = sample(own.reshape(-1, 1, size, size), points.reshape(-1, size * size, 2))
             covers.append((found.reshape(share.shape) * share)[:, 2:].sum((2, 3)))
         maps._side_sign = torch.where(covers[0] > covers[1], 1.0, -1.0).to(share.dtype)[..., None]
+        maps._on_grid = {}
         return maps
 
     def change(self) -> Tensor:
@@ -515,7 +523,7 @@ class PartMaps:
             share (`(B, 10, size, size)`): of the parts.
         """
         still = self.still()
-        points, distance = self.at(pixel_grid(size).to(still.dtype).expand(len(still), -1, -1))
+        points, distance = self.on_grid(size)
         share = share.flatten(2)[..., None]
         flow = (share * points).sum(1)
         before = _part_distances(flow, self.source, self._bones_source)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -62,16 +63,20 @@ def without_arms(straight: NDArray[np.float32], xy: Tensor, known: Tensor) -> ND
     """
     size = min(_BEHIND_SIZE, straight.shape[0])
     small = resized(straight, size)
-    cover = arm_cover(xy, known, size)
+    # Of planes that hardly vary from pixel to pixel every other one will do.
+    cover = arm_cover(xy, known, -(-size // 2))
+    arms, torso, legs, *mirror = (
+        resized(plane.numpy(), size)
+        for plane in (*(of[0] for of in cover[:3]), *cover.mirrored[0].unbind(-1))
+    )
     rgb, matte = small[..., :3], small[..., 3]
-    free = matte * (1 - smoothstep(cover.arms[0], 0.0, 0.3).numpy())
-    torso, legs = cover.torso[0].numpy(), cover.legs[0].numpy()
+    free = matte * (1 - smoothstep(torch.from_numpy(arms), 0.0, 0.3).numpy())
     behind = rgb.copy()
     for place in (torso, legs):
         around = spread_colours(rgb, free * place)
         behind += place[..., None] * (around - rgb)
-    there = cover.mirrored[0].numpy() * size - 0.5
-    other = cv2.remap(np.dstack([rgb, free * torso]), there[..., 0], there[..., 1], cv2.INTER_LINEAR)
+    x, y = (plane * size - 0.5 for plane in mirror)
+    other = cv2.remap(np.dstack([rgb, free * torso]), x, y, cv2.INTER_LINEAR)
     # The other side may have another colour: what does not fit its surroundings is not taken.
     strange = cv2.GaussianBlur(np.abs(other[..., :3] - behind).max(-1), (0, 0), size / 96)
     take = torso * np.clip((other[..., 3] - 0.8) / 0.2, 0, 1) * np.clip(1.6 - 8 * strange, 0, 1)
@@ -79,7 +84,7 @@ def without_arms(straight: NDArray[np.float32], xy: Tensor, known: Tensor) -> ND
     # A sleeve of the torso's own colour may stay, with its folds.
     differs = np.clip((np.abs(rgb - behind).max(-1) - 0.06) / 0.06, 0, 1)
     differs = cv2.dilate(differs, np.ones((3, 3), np.uint8))
-    gone = cover.arms[0].numpy() * cv2.GaussianBlur(differs, (0, 0), 1.5)
+    gone = arms * cv2.GaussianBlur(differs, (0, 0), 1.5)
     filled = resized(np.dstack([behind, gone]), straight.shape[0])
     bare = straight[..., :3].copy()
     rows = np.flatnonzero(filled[..., 3].any(1))

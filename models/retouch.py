@@ -3,9 +3,8 @@
 
 A sleeve that lay on the chest stays there when the arm is raised, a garment has no other side, a foot that the photo
 cuts off is none. `Motion` must say so from 64 px, before anything is put together. `Retouch` sees the layer as it came
-out, at 256 px, and beside it what `Motion` knows of the pose and the limbs as the photo's other side has them
-(`PartMaps.other_side`): it says which pixels may stay and which are better the other side's, paints the rest, and draws
-the outline anew. Pixels that stay or come from the other side are the photo's own at the layer's full resolution.
+out, at 256 px, and beside it what `Motion` knows of the pose: it says which pixels may stay, paints the others, and
+draws the outline anew. Pixels that stay are the photo's own at the layer's full resolution.
 
 Frames and their coordinates are as in models/parts.py.
 """
@@ -38,7 +37,6 @@ class Retouched(NamedTuple):
     keep: Tensor  # (B, 1, 128, 128), logits: the layer's own colour is right
     colour: Tensor  # (B, 3, 256, 256), what to paint elsewhere, about 0..1
     alpha: Tensor  # (B, 1, 256, 256), logits
-    swap: Tensor  # (B, 1, 128, 128), logits: the other side's colour is right
 
 
 def planes_of(prediction: Prediction) -> Tensor:
@@ -82,7 +80,7 @@ class Retouch(nn.Module):
         super().__init__()
         self.config: dict[str, object] = {"channels": list(channels), "fine": fine}
         steps = range(len(channels) - 1)
-        self.stem = block(16 + self.PLANES + 16, channels[0])
+        self.stem = block(16 + self.PLANES, channels[0])
         self.down = nn.ModuleList(
             nn.Sequential(
                 block(channels[i], channels[i + 1], 2),
@@ -94,26 +92,24 @@ class Retouch(nn.Module):
             nn.Sequential(block(channels[i] + channels[i + 1], channels[i]), Residual(channels[i]))
             for i in steps
         )
-        last = nn.Conv2d(fine, 1 + 16 + 1, 3, 1, 1)
-        self.head = nn.Sequential(block(channels[0] + 32, fine), last)
+        last = nn.Conv2d(fine, 1 + 16, 3, 1, 1)
+        self.head = nn.Sequential(block(channels[0] + 16, fine), last)
         nn.init.normal_(last.weight, std=0.01)
         lay_out(self)
 
-    def forward(self, layer: Tensor, planes: Tensor, other: Tensor) -> Retouched:
+    def forward(self, layer: Tensor, planes: Tensor) -> Retouched:
         """Predicts what is wrong with layers.
 
         Args:
             layer (`(B, 4, 256, 256)` float32): premultiplied, in the target's person frame.
             planes (`(B, 23, 64, 64)` float32): `planes_of`.
-            other (`(B, 4, 256, 256)` float32): the layer's limbs from the photo's other side, premultiplied.
         """
-        blocks, others = F.pixel_unshuffle(layer, 2), F.pixel_unshuffle(other, 2)
+        blocks = F.pixel_unshuffle(layer, 2)
         wide = F.interpolate(planes, size=blocks.shape[-2:], mode="bilinear", align_corners=False)
-        features = torch.cat([blocks, wide, others], 1)
+        features = torch.cat([blocks, wide], 1)
         levels = descend(self.stem(features.contiguous(memory_format=torch.channels_last)), self.down)
         x = ascend(levels[-1], levels, self.up)
-        fine = self.head(torch.cat([x, blocks.to(x.dtype), others.to(x.dtype)], 1)).float()
-        keep, change, swap = fine.split([1, 16, 1], 1)
+        keep, change = self.head(torch.cat([x, blocks.to(x.dtype)], 1)).float().split([1, 16], 1)
         change = F.pixel_shuffle(change, 2)
         # It begins with the layer as it is, so that painting and photo meet without a step.
         painted = F.interpolate(
@@ -125,15 +121,13 @@ class Retouch(nn.Module):
             layer[:, :3] + (1 - alpha) * painted + change[:, :3],
             # Not of the layer's alpha: its steps, a little shifted, would leave dashes along an outline.
             4 * change[:, 3:],
-            swap,
         )
 
-    def both_ways(self, layer: Tensor, planes: Tensor, other: Tensor) -> Retouched:
+    def both_ways(self, layer: Tensor, planes: Tensor) -> Retouched:
         """The mean of what `forward` says of layers and of their mirror images, turned back. Args: as of `forward`."""
         image = planes[:, _MIRRORED_PLANES].flip(3)
         image[:, _NORMAL_X].neg_()
-        layer, other = (torch.cat([of, of.flip(3)]) for of in (layer, other))
-        out = self(layer, torch.cat([planes, image]), other)
+        out = self(torch.cat([layer, layer.flip(3)]), torch.cat([planes, image]))
         return Retouched(*((here + there.flip(3)) / 2 for here, there in (of.chunk(2) for of in out)))
 
 
@@ -143,12 +137,6 @@ def kept(right: Tensor) -> Tensor:
     What is likelier wrong than right stays, too, unless that is nearly sure: a wrong fold is better than a blur.
     """
     return smoothstep(right, 0.1, 0.4)
-
-
-def swapped(right: Tensor, other: Tensor) -> Tensor:
-    """How much of a colour is taken from the other side, 0..1, where the layer's is right with a probability of `right`
-    and the other side's with `other`."""
-    return smoothstep(other - right, 0.1, 0.4)
 
 
 def covered(alpha: Tensor) -> Tensor:
@@ -180,36 +168,28 @@ def _outline(alpha: NDArray[np.float32], logits: Tensor) -> Tensor:
 
 
 def retouched(
-    layer: NDArray[np.float32],
-    small: NDArray[np.float32],
-    other: NDArray[np.float32],
-    out: Retouched,
-    share: Tensor,
-    edge: float,
+    layer: NDArray[np.float32], small: NDArray[np.float32], out: Retouched, share: Tensor, edge: float
 ) -> NDArray[np.float32]:
     """The layer with what `Retouch` says of it.
 
     Args:
         layer (`(size, size, 4)` float32): premultiplied, the whole frame, of any size.
         small (`(256, 256, 4)` float32): the same at 256 px.
-        other (`(size, size, 4)` float32): its limbs from the photo's other side, premultiplied.
         out (`Retouched`): of that.
         share (`(1, 1, n, n)` float32): how much it counts at each place of the frame, 0..1.
         edge (`float`): width of an edge that is drawn anew, in frame units.
     """
     size = layer.shape[0]
     outline = _outline(small[..., 3], out.alpha)
-    right = F.interpolate(
-        torch.cat([out.keep, out.swap], 1), scale_factor=2, mode="bilinear", align_corners=False
-    )
+    keep = F.interpolate(out.keep, scale_factor=2, mode="bilinear", align_corners=False)
     colour = out.colour.clamp(0, 1)
-    planes = torch.cat([torch.sigmoid(right), colour, _around(small, colour), outline], 1)
+    planes = torch.cat([torch.sigmoid(keep), colour, _around(small, colour), outline], 1)
     result = np.empty_like(layer)
     rows = max(1, _CHUNK // size)
     for start in range(0, size, rows):
         here = slice(start, min(start + rows, size))
         at = pixel_grid(size, here)[0]
-        right, paint, around, inside = smooth(planes, at).split([2, 3, 3, 1])
+        right, paint, around, inside = smooth(planes, at).split([1, 3, 3, 1])
         counts = smooth(share, at)[0].clamp(0, 1)
         before = torch.from_numpy(layer[here].reshape(-1, 4))
         alpha = before[:, 3]
@@ -217,12 +197,6 @@ def retouched(
         stays = (1 - counts * (1 - kept(right[0])))[:, None]
         there = (1 - counts * (1 - covered(alpha)))[:, None]
         colour = there * (stays * straight + (1 - stays) * paint.T) + (1 - there) * around.T
-        swap = counts * swapped(*right)
-        some = (swap > 0.01).nonzero()[:, 0]
-        if len(some) > 0:
-            limb = torch.from_numpy(other[here].reshape(-1, 4)[some.numpy()])
-            swap = (swap[some] * covered(limb[:, 3]))[:, None]
-            colour[some] += swap * (limb[:, :3] / limb[:, 3:].clamp_min(1e-6) - colour[some])
         colour = colour.clamp(0, 1)
         # Hair and edges of cloth are finer in the layer: it is overruled only where the outline is some way off.
         drawn = alpha.minimum(0.5 + (inside[0] + _TOLERANCE) / edge).maximum(

@@ -35,18 +35,17 @@ from .photo import resized
 from .retouch import COLOUR, Retouch, Retouched, planes_of
 from .transfer_training import Lesson, Options
 
-KEYS = ("layer", "other", "truth", "counts", "planes", "ks", "kt")
+KEYS = ("layer", "truth", "counts", "planes", "ks", "kt")
 
 
 class Batch(NamedTuple):
     """Layers in their person frames, all of 256 px but the planes."""
 
     layer: Tensor  # (B, 4, 256, 256) premultiplied, as `MotionTransfer.move` made it
-    other: Tensor  # (B, 4, 256, 256) premultiplied: its limbs from the photo's other side
     truth: Tensor  # (B, 4, 256, 256) premultiplied, in the layer's light
     counts: Tensor  # (B, 1, 256, 256): 0 where nothing is asked
     planes: Tensor  # (B, 23, 64, 64), `planes_of`
-    right: Tensor  # (B, 2, 256, 256): how far the colours of layer and other side agree with the truth, 0..1
+    right: Tensor  # (B, 1, 256, 256): how far the layer's colour agrees with the truth, 0..1
 
 
 # ------------------------------------------------------------------------------------------------------- the layers
@@ -114,7 +113,6 @@ def layers_of(read: pairs.Pairs, transfer: MotionTransfer, augment: bool) -> pai
             except (BadInput, NoActor):
                 continue  # its faults have left too little of the person
             assert moved.prediction is not None
-            assert moved.other is not None
             truth, counts = (
                 resized(crop(of[row].permute(1, 2, 0).contiguous().numpy(), moved.frame), side)
                 for of, side in ((batch.target, size), (batch.counts, size // 4))
@@ -122,7 +120,6 @@ def layers_of(read: pairs.Pairs, transfer: MotionTransfer, augment: bool) -> pai
             rows.append(
                 {
                     "layer": np.rint(resized(moved.rgba, size) * 255).astype(np.uint8),
-                    "other": np.rint(resized(moved.other, size) * 255).astype(np.uint8),
                     "truth": np.rint(truth * 255).astype(np.uint8),
                     "counts": (counts > 0.5).astype(np.uint8),
                     "planes": planes_of(moved.prediction)[0].half().numpy(),
@@ -174,35 +171,26 @@ _COVERED = [R_HIP, L_HIP, R_KNEE, L_KNEE, NECK]
 # --------------------------------------------------------------------------------------------------------- training
 
 
-def compared(layer: Tensor, other: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """The truth in the layer's light, premultiplied, and how far layer and other side agree with it, `(B, 2, h, w)`
-    0..1.
+def compared(layer: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """The truth in the layer's light, premultiplied, and how far the layer agrees with it, `(B, 1, h, w)` 0..1.
 
     Colours are compared as means over a few pixels, where both have any. The light of a rendered pair differs, that of
     a layer must not: what differs on the whole person is taken off.
     """
-    off, both, _ = _differences(layer, truth)
+    both = layer[:, 3:] * truth[:, 3:]
+    amount = blurred(blurred(both, 7), 5)
+    means = []
+    for picture in (layer, truth):
+        straight = picture[:, :3] / picture[:, 3:].clamp_min(1e-3)
+        means.append(blurred(blurred(straight * both, 7), 5) / amount.clamp_min(1e-3))
+    off = means[0] - means[1]
     # The middle half of the differences, so that a limb in the wrong place does not tint the rest.
     weight = both * (off - _mean(off, both)).abs().amax(1, keepdim=True).lt(0.15)
     shift = _mean(off, weight + 1e-4)
     lit = (truth[:, :3] + shift * truth[:, 3:]).clamp_min(0).minimum(truth[:, 3:])
-    right = []
-    for picture in (layer, other):
-        off, _, amount = _differences(picture, truth)
-        wrong = (off - shift).abs().amax(1, keepdim=True)
-        right.append((1 - smoothstep(wrong, 0.12, 0.28)) * (amount > 0.02))
-    return torch.cat([lit, truth[:, 3:]], 1), torch.cat(right, 1)
-
-
-def _differences(picture: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of means over a few pixels `(B, 3, h, w)`, where both have any `(B, 1, h, w)`, and how much they have there."""
-    both = picture[:, 3:] * truth[:, 3:]
-    amount = blurred(blurred(both, 7), 5)
-    means = []
-    for of in (picture, truth):
-        straight = of[:, :3] / of[:, 3:].clamp_min(1e-3)
-        means.append(blurred(blurred(straight * both, 7), 5) / amount.clamp_min(1e-3))
-    return means[0] - means[1], both, amount
+    wrong = (off - shift).abs().amax(1, keepdim=True)
+    right = (1 - smoothstep(wrong, 0.12, 0.28)) * (amount > 0.02)
+    return torch.cat([lit, truth[:, 3:]], 1), right
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
@@ -211,17 +199,17 @@ def _mean(values: Tensor, weight: Tensor) -> Tensor:
 
 def prepare(read: pairs.Pairs, augment: bool) -> Batch:
     """Layers as read -> a batch, in other colours if `augment`."""
-    layer, other, truth = (
-        torch.from_numpy(read[key]).permute(0, 3, 1, 2).float() / 255 for key in ("layer", "other", "truth")
+    layer, truth = (
+        torch.from_numpy(read[key]).permute(0, 3, 1, 2).float() / 255 for key in ("layer", "truth")
     )
     counts = F.interpolate(torch.from_numpy(read["counts"])[:, None].float(), scale_factor=4)
     planes = torch.from_numpy(read["planes"]).float()
     if augment:
         painted = torch.cat([planes[:, COLOUR], torch.ones_like(planes[:, :1])], 1)
-        layer, other, truth, painted = recoloured((layer, other, truth, painted), swaps=0.2)
+        layer, truth, painted = recoloured((layer, truth, painted), swaps=0.2)
         planes[:, COLOUR] = painted[:, :3]
-    truth, right = compared(layer, other, truth)
-    return Batch(layer, other, truth, counts, planes, right)
+    truth, right = compared(layer, truth)
+    return Batch(layer, truth, counts, planes, right)
 
 
 def shown(out: Retouched, batch: Batch) -> Tensor:
@@ -232,35 +220,33 @@ def shown(out: Retouched, batch: Batch) -> Tensor:
     """
     alpha = batch.truth[:, 3:]
     painted = out.colour * alpha
-    return torch.cat([painted + batch.right[:, :1] * (batch.truth[:, :3] - painted), alpha], 1)
+    return torch.cat([painted + batch.right * (batch.truth[:, :3] - painted), alpha], 1)
 
 
 def losses(out: Retouched, batch: Batch) -> dict[str, Tensor]:
-    """Each a scalar: what may stay, what the other side has right, alpha (edges count more), the painting where it is
-    needed, edges of what is `shown`; `total` of these."""
+    """Each a scalar: what may stay, alpha (edges count more), the painting where it is needed, edges of what is
+    `shown`; `total` of these."""
     picture = shown(out, batch)
     alpha = batch.truth[:, 3:]
     person = alpha * batch.counts
     coarse = F.avg_pool2d(person, 2)
-    keep, swap = (
-        F.binary_cross_entropy_with_logits(said, right, coarse, reduction="sum") / (coarse.sum() + 1)
-        for said, right in zip((out.keep, out.swap), F.avg_pool2d(batch.right, 2).split(1, 1), strict=True)
-    )
+    right = F.avg_pool2d(batch.right, 2)
+    keep = F.binary_cross_entropy_with_logits(out.keep, right, coarse, reduction="sum") / (coarse.sum() + 1)
     edge = 1 - (2 * blurred(alpha, 7) - 1).abs()
     weight = (1 + 4 * edge) * batch.counts
     outline = F.binary_cross_entropy_with_logits(out.alpha, alpha, weight, reduction="sum") / weight.sum()
     wanted = batch.truth[:, :3] / alpha.clamp_min(0.05)
-    needed = person * (1.1 - batch.right[:, :1])
+    needed = person * (1.1 - batch.right)
     painted = ((out.colour - wanted).abs() * needed).sum() / (3 * needed.sum() + 1)
     edges = EdgeLoss()(picture * batch.counts, batch.truth * batch.counts)
-    total = 0.3 * (keep + swap) + outline + 3 * painted + 2 * edges
-    return {"total": total, "keep": keep, "swap": swap, "alpha": outline, "painted": painted, "edges": edges}
+    total = 0.3 * keep + outline + 3 * painted + 2 * edges
+    return {"total": total, "keep": keep, "alpha": outline, "painted": painted, "edges": edges}
 
 
 LESSON = Lesson(
     network=Retouch,
     prepare=prepare,
-    predict=lambda network, batch: network(batch.layer, batch.planes, batch.other),
+    predict=lambda network, batch: network(batch.layer, batch.planes),
     losses=losses,
     held_out=48,
     alike=0.3,

@@ -37,23 +37,16 @@ TINY = {"channels": (8, 8, 8, 8, 8), "fine": 8}
 ALL, NONE = torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
 
 
-def said(
-    keep: np.ndarray, colour: tuple[float, float, float], alpha: np.ndarray, swap: np.ndarray | None = None
-) -> Retouched:
-    """What a network would say that keeps, covers and takes from the other side these places of 256 px."""
-    swap = np.zeros_like(keep) if swap is None else swap
-    logits = torch.logit(torch.from_numpy(np.stack([keep, swap, alpha])).clamp(0.02, 0.98))
+def said(keep: np.ndarray, colour: tuple[float, float, float], alpha: np.ndarray) -> Retouched:
+    """What a network would say that keeps and covers these places of 256 px."""
+    logits = torch.logit(torch.from_numpy(np.stack([keep, alpha])).clamp(0.02, 0.98))
     painted = torch.tensor(colour)[None, :, None, None].expand(1, 3, 256, 256)
-    coarse = torch.nn.functional.avg_pool2d(logits[:2, None], 2)
-    return Retouched(coarse[:1], painted, logits[2:, None], coarse[1:])
+    return Retouched(torch.nn.functional.avg_pool2d(logits[:1, None], 2), painted, logits[1:, None])
 
 
-def done(
-    layer: np.ndarray, out: Retouched, share: torch.Tensor, other: np.ndarray | None = None
-) -> np.ndarray:
+def done(layer: np.ndarray, out: Retouched, share: torch.Tensor) -> np.ndarray:
     """The layer retouched."""
-    other = np.zeros_like(layer) if other is None else other
-    return retouched(layer, resized(layer, 256), other, out, share, 1.6 / len(layer))
+    return retouched(layer, resized(layer, 256), out, share, 1.6 / len(layer))
 
 
 @pytest.mark.parametrize("size", [97, 256, 700])
@@ -71,25 +64,6 @@ def test_what_is_right_stays_and_the_rest_is_painted(size: int) -> None:
     np.testing.assert_allclose(new[far], layer[far], atol=1e-5)
     assert np.abs(new[..., 3] - alpha).max() < 0.35, "an outline within the tolerance stays"
     np.testing.assert_allclose(done(layer, out, NONE), layer, atol=1e-6)
-
-
-@pytest.mark.parametrize("size", [256, 700])
-def test_what_the_other_side_has_right_is_taken_from_it_as_it_is(size: int) -> None:
-    rng = np.random.default_rng(1)
-    alpha = disc(size, (0.5, 0.5), 0.35)
-    layer, limb = (
-        np.dstack([rng.uniform(0.2, 0.8, (size, size, 3)).astype(np.float32) * of[..., None], of])
-        for of in (alpha, disc(size, (0.4, 0.35), 0.1))
-    )
-    wrong, better = disc(256, (0.5, 0.35), 0.2), disc(256, (0.5, 0.35), 0.15)
-    out = said(1 - wrong, (1.0, 0.0, 0.0), disc(256, (0.5, 0.5), 0.35), swap=better)
-    new = done(layer, out, ALL, limb)
-    taken = disc(size, (0.4, 0.35), 0.08) * (disc(size, (0.5, 0.35), 0.12) == 1) == 1
-    np.testing.assert_allclose(new[taken], limb[taken], atol=0.01)
-    painted = (disc(size, (0.4, 0.35), 0.12) == 0) & (disc(size, (0.5, 0.35), 0.12) == 1)
-    assert np.abs(new[painted] - (1, 0, 0, 1)).max() < 0.02, "what the other side has not is painted"
-    even = said(1 - 0 * wrong, (1.0, 0.0, 0.0), disc(256, (0.5, 0.5), 0.35), swap=better)
-    np.testing.assert_allclose(done(layer, even, ALL, limb)[taken], layer[taken], atol=1e-5)
 
 
 def test_an_outline_that_is_wrong_is_drawn_anew_and_sharp() -> None:
@@ -146,15 +120,12 @@ def test_a_layer_and_its_mirror_image_are_told_the_same() -> None:
     image = transfer.move(transfer.analyse(*flipped, mirrored[0]), mirrored[1])  # type: ignore[arg-type]
     assert moved.prediction is not None
     assert image.prediction is not None
-    assert moved.other is not None
     planes = planes_of(moved.prediction)
-    layer, limbs = (
-        torch.from_numpy(resized(of, 256)).permute(2, 0, 1)[None] for of in (moved.rgba, moved.other)
-    )
+    layer = torch.from_numpy(resized(moved.rgba, 256)).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        here = network.both_ways(layer, planes, limbs)
-        there = network.both_ways(layer.flip(3), planes_of(image.prediction), limbs.flip(3))
-        once = network(layer.flip(3), planes_of(image.prediction), limbs.flip(3))
+        here = network.both_ways(layer, planes)
+        there = network.both_ways(layer.flip(3), planes_of(image.prediction))
+        once = network(layer.flip(3), planes_of(image.prediction))
     for one, other, alone in zip(here, there, once, strict=True):
         off = (one - other.flip(3)).abs().mean()
         assert off < 0.1 * (one - alone.flip(3)).abs().mean(), "planes are mirrored wrongly"
@@ -172,13 +143,9 @@ def test_a_layer_that_is_right_is_known_to_be_and_one_that_is_not_too() -> None:
     truth = layer.clone()
     truth[:, :3, 10:50, 10:50] += 0.06  # another light
     truth[:, :, 30:40, 20:34] = torch.tensor([0.9, 0.1, 0.1, 1.0])[:, None, None]
-    other = torch.zeros_like(layer)
-    other[:, :, 25:45, 15:50] = torch.tensor([0.84, 0.04, 0.04, 1.0])[:, None, None]
-    lit, right = compared(layer, other, truth)
+    lit, right = compared(layer, truth)
     assert right[0, 0, 33:37, 25:29].max() < 0.1
     assert right[0, 0, 14:22, 14:46].min() > 0.9
-    assert right[0, 1, 33:37, 25:29].min() > 0.9, "in the light of the layer"
-    assert right[0, 1, 14:20, 14:46].max() == 0, "where there is nothing nothing is right"
     torch.testing.assert_close(lit[..., 12:20, 12:20], layer[..., 12:20, 12:20], atol=0.02, rtol=0)
 
 
@@ -200,8 +167,8 @@ def test_what_is_wrong_is_shown_painted_and_the_rest_as_it_should_be(tmp_path: P
     batch = prepare(layers(tmp_path / "a.npz"), augment=False)
     right = torch.zeros_like(batch.right)
     right[..., :128] = 1
-    none = batch.right[:, :1]
-    out = Retouched(none, torch.full_like(batch.truth[:, :3], 0.25), none, none)
+    none = batch.right
+    out = Retouched(none, torch.full_like(batch.truth[:, :3], 0.25), none)
     picture = shown(out, batch._replace(right=right))
     torch.testing.assert_close(picture[..., :128], batch.truth[..., :128])
     torch.testing.assert_close(
@@ -216,7 +183,7 @@ def test_gradients_reach_every_parameter_and_steps_lower_the_loss(tmp_path: Path
     optimiser = torch.optim.AdamW(network.parameters(), 5e-3)
     totals = []
     for _ in range(6):
-        total = losses(network(batch.layer, batch.planes, batch.other), batch)["total"]
+        total = losses(network(batch.layer, batch.planes), batch)["total"]
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
@@ -236,7 +203,7 @@ def test_a_network_that_has_learned_nothing_paints_the_layer() -> None:
     torch.nn.init.zeros_(network.head[1].weight)
     torch.nn.init.zeros_(network.head[1].bias)
     with torch.no_grad():
-        out = network(layer, planes_of(moved.prediction), torch.zeros_like(layer))
+        out = network(layer, planes_of(moved.prediction))
     opaque = layer[:, 3:].expand(-1, 3, -1, -1) > 0.999
     torch.testing.assert_close(out.colour[opaque], layer[:, :3][opaque], atol=2e-3, rtol=0)
 
