@@ -46,11 +46,20 @@ def _read_photo(photo: NDArray[np.float32], points: Tensor) -> Tensor:
     )
 
 
+class Photo(NamedTuple):
+    """What is read of a photo, in the person's frame, float32."""
+
+    straight: NDArray[np.float32]  # (n, n, 4), straight colours, continued beyond the matte, and the matte
+    bare: NDArray[np.float32]  # (m, m, 4), what torso and legs are taken from, and how far: without the arms
+    armed: NDArray[np.float32]  # (m, m, 4), the same for arms: without what lies around them
+
+
 class _Read(NamedTuple):
     """What the parts that agree on a place say."""
 
     flow: Tensor  # (M, 2), source points
     bare: Tensor  # (M,), 1 where the torso or a leg is read
+    armed: Tensor  # (M,), 1 where an arm is read
     weight: Tensor  # (M,), the group's share
 
 
@@ -75,7 +84,7 @@ def _groups(share: Tensor, points: Tensor, reach: float) -> tuple[_Read, _Read]:
     reads = []
     for group, total, weight in ((groups[0], first, main), (groups[1], second, 1 - main)):
         flow = (group[..., None] * points).sum(0) / total[:, None]
-        reads.append(_Read(flow, (group[0] + group[6:].sum(0)) / total, weight))
+        reads.append(_Read(flow, (group[0] + group[6:].sum(0)) / total, group[2:6].sum(0) / total, weight))
     return reads[0], reads[1]
 
 
@@ -105,6 +114,7 @@ def _occupied(
     return np.flatnonzero(F.interpolate(maybe, size=(size, size), mode="nearest").numpy())
 
 
+_NO_SAY = 30.0
 _OWNERSHIP_SIZE = 128
 _ENDS = [PARTS.index(f"{side} {end}") for end in ("forearm", "calf") for side in ("left", "right")]
 """Parts with a hand or a foot."""
@@ -122,8 +132,7 @@ def edge_width(maps: PartMaps, photo: int, size: int) -> float:
 
 
 def render(
-    photo: NDArray[np.float32],
-    bare: NDArray[np.float32],
+    photo: Photo,
     maps: PartMaps,
     prediction: Prediction | None,
     changed: Tensor,
@@ -134,8 +143,7 @@ def render(
     """The layer, computed a bounded number of pixels at a time.
 
     Args:
-        photo (`(n, n, 4)` float32): straight colours, continued beyond the matte, and the matte.
-        bare (`(n, n, 3)` float32): the colours without the arms: what torso and legs are taken from.
+        photo (`Photo`): the person's frame of it.
         maps (`PartMaps`): of one person.
         prediction (`Prediction`): of the same; `None`: the part maps alone.
         changed (`(1, 1, n, n)` float32): how far each place is another than in the photo, 0..1.
@@ -147,19 +155,19 @@ def render(
     Returns:
         the layer `(size, size, 4)`, premultiplied, and `changed` without what is the other side's.
     """
-    matte = torch.from_numpy(resized(photo[..., 3], 2 * _OWNERSHIP_SIZE))
+    matte = torch.from_numpy(resized(photo.straight[..., 3], 2 * _OWNERSHIP_SIZE))
     own = _owned(maps, matte)
-    keep_head = _keeps_head(maps)
+    still, keep_head = maps.still()[0, :, None], _keeps_head(maps)
     # A head that hardly turns brings its hair or hat along, beyond the outline of one without.
     hat = own_head(maps, head)
     behind = float(maps.change() * seen_from_behind(maps.target))
     torso = float(maps.target.torso)
-    edge = edge_width(maps, photo.shape[0], size) / torso
+    edge = edge_width(maps, photo.straight.shape[0], size) / torso
     outline = head_outline = None
     if head is not None:
         head_outline = outline_of(head.out.alpha) * head.target_side / torso
     if prediction is not None:
-        painted = _painted_like(prediction, photo)
+        painted = _painted_like(prediction, photo.straight)
         planes = torch.cat([prediction.part_logits, prediction.visible, painted], 1)
         outline = outline_of(prediction.alpha) / torso
     rgba = np.zeros((size * size, 4), np.float32)
@@ -181,9 +189,10 @@ def render(
             on_it *= 1 - smoothstep(distance[1, spot.pixels], 1.2, 2.0)
             coverage[1, spot.pixels] = coverage[1, spot.pixels].maximum(on_it)
         logits, part_alpha = limb_prior(distance[None], coverage[None], maps.in_target)
-        logits, part_alpha = logits[0], part_alpha[0]
+        # What moves has no say where all is as in the photo.
+        logits, part_alpha = logits[0] - _NO_SAY * (1 - still) * (1 - change), part_alpha[0]
         if prediction is None or outline is None:
-            colour, matte_there = _carried(photo, bare, logits.softmax(0), points, change, maps)
+            colour, matte_there = _carried(photo, logits.softmax(0), points, change, maps)
             alpha = part_alpha.amax(0)
         else:
             more, visible, paint = smooth(planes, at[0]).split([NUM_PARTS, 1, 3])
@@ -194,7 +203,7 @@ def render(
             share = (logits + torch.cat([others[:2], arms, others[6:]])).softmax(0)
             # The maps as they are: the network's correction of them helps it to see the matte, but bends cloth, and on
             # held-out people carried colours are nearer to the truth without it.
-            colour, matte_there = _carried(photo, bare, share, points, change, maps)
+            colour, matte_there = _carried(photo, share, points, change, maps)
             # The wrong side of a garment beats a smooth guess: it has the photo's grain and folds. Beyond the matte
             # its colours go on; a head does not.
             seen = torch.sigmoid(visible[0] + _TRUST * (1 - share[1] * (1 - keep_head)))
@@ -203,7 +212,7 @@ def render(
             straight = colour
             colour = straight * seen + paint.T.clamp(0, 1) * (1 - seen)
             if head is not None and spot is not None:
-                _show_head(colour, head, spot, share[1], straight, matte_there, photo)
+                _show_head(colour, head, spot, share[1], straight, matte_there, photo.straight)
             # The network knows bodies, the matte how far this one's clothes and hair stand off: it decides just beyond
             # the network's outline. All of a head is the photo's, if that is turned as it should be; a second one that
             # the network would draw beside it is none.
@@ -216,7 +225,7 @@ def render(
             there = matte_there.minimum(2 * part_alpha.amax(0))
             alpha = there.minimum(0.5 + beyond / edge)
             alpha = alpha.maximum(0.5 + (inside - _SECOND_HEAD * hair) / edge).clamp(0, 1)
-            beside = None if other is None else other.limbs(photo, bare, share, points, at, change)
+            beside = None if other is None else other.limbs(photo, share, points, at, change)
             if beside is not None:
                 colour[beside.pixels] += beside.replaces[:, None] * (beside.colour - colour[beside.pixels])
                 alpha[beside.pixels] = alpha[beside.pixels].minimum(beside.alpha + 1 - beside.replaces)
@@ -277,10 +286,7 @@ class _OtherSide:
         self._better = smoothstep((lacks * found).sum(1) / lacks.sum(1).clamp_min(1e-6), 0.3, 0.5)
         self.replaces = (lacks * self._better[:, None]).sum(0).reshape(1, 1, size, size)
 
-    def limbs(
-        self, photo: NDArray[np.float32], bare: NDArray[np.float32], share: Tensor, points: Tensor, at: Tensor,
-        change: Tensor,
-    ) -> _Limbs | None:  # fmt: skip
+    def limbs(self, photo: Photo, share: Tensor, points: Tensor, at: Tensor, change: Tensor) -> _Limbs | None:
         """At the pixels of a chunk; arguments as there, its source points among them. None where nothing is lost."""
         near = sample(F.max_pool2d(self.replaces, 3, 1, 1), at)[0, 0]
         pixels = ((near > 0.01) & (share[_ENDS].sum(0) > 0.05)).nonzero()[:, 0]
@@ -289,7 +295,7 @@ class _OtherSide:
         there = self._maps.at(at[:, pixels])[0][0]
         share = share[:, pixels] * self._maps.in_source[0, :, None]
         leads = share / share.sum(0).clamp_min(1e-6)
-        colour, matte = _carried(photo, bare, leads, there, change[pixels], self._source)
+        colour, matte = _carried(photo, leads, there, change[pixels], self._source)
         # As much of each as the photo shows of the other side.
         alpha = matte.minimum((share * sample(self._own, there)[:, 0]).sum(0))
         lacks = share[_ENDS] * (1 - _there(self._rough, points[:, pixels])) * self._better[:, None]
@@ -364,36 +370,33 @@ def _show_head(
 
 
 def _carried(
-    photo: NDArray[np.float32],
-    bare: NDArray[np.float32],
-    share: Tensor,
-    points: Tensor,
-    change: Tensor,
-    maps: PartMaps,
+    photo: Photo, share: Tensor, points: Tensor, change: Tensor, maps: PartMaps
 ) -> tuple[Tensor, Tensor]:
     """Straight colours `(M, 3)` and matte `(M,)` that the parts bring from the photo to the layer's pixels.
 
     Where there is no `change` `(M,)` the arms are where they were, before the body.
     """
-    side = photo.shape[0]
     main, second = _groups(share, points, _AGREE * float(maps.source.torso[0]))
-    carried = _read_photo(photo, main.flow * side)
-    _mix(carried[:, :3], main.bare * change, bare, main.flow * side)
+    carried = _taken_apart(photo, main, change)
     # Few pixels lie in a seam.
     seam = (second.weight > 0.01).nonzero()[:, 0]
     if len(seam) > 0:
-        place = second.flow[seam] * side
-        other = _read_photo(photo, place)
-        _mix(other[:, :3], (second.bare * change)[seam], bare, place)
+        other = _taken_apart(photo, _Read(*(of[seam] for of in second)), change[seam])
         carried[seam] += second.weight[seam, None] * (other - carried[seam])
     return carried[:, :3], carried[:, 3]
 
 
-def _mix(colours: Tensor, share: Tensor, picture: NDArray[np.float32], places: Tensor) -> None:
-    """Moves colours `(M, 3)` by a share `(M,)` towards those of another picture at the same places, in place."""
-    some = (share > 0.01).nonzero()[:, 0]
-    if len(some) > 0:
-        colours[some] += share[some, None] * (_read_photo(picture, places[some]) - colours[some])
+def _taken_apart(photo: Photo, read: _Read, change: Tensor) -> Tensor:
+    """Straight colours and matte `(M, 4)` there: arms without what lies around them, the body without arms."""
+    values = _read_photo(photo.straight, read.flow * photo.straight.shape[0])
+    as_it_is = values[:, :3].clone()
+    for picture, share in ((photo.bare, read.bare * change), (photo.armed, read.armed * change)):
+        some = (share > 0.01).nonzero()[:, 0]
+        if len(some) > 0:
+            there = _read_photo(picture, read.flow[some] * picture.shape[0])
+            counts = share[some, None] * there[:, 3:]
+            values[some, :3] += counts * (there[:, :3] - as_it_is[some])
+    return values
 
 
 def outline_of(logits: Tensor) -> Tensor:
@@ -466,8 +469,8 @@ def _painted_like(prediction: Prediction, photo: NDArray[np.float32]) -> Tensor:
 def without_specks(layer: NDArray[np.float32]) -> NDArray[np.float32]:
     """Clears what is fainter than 8-bit alpha can show, and what hangs free and is under a fiftieth of the person."""
     faint = (layer[..., 3] > 1 / 255).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(faint, connectivity=8)
-    area = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
+    count, labels = cv2.connectedComponents(faint, connectivity=8)
+    area = np.bincount(labels.reshape(-1), layer[..., 3].reshape(-1), count)
     area[0] = 0
     keep = (area > area.max() / 50 if count > 1 else area > 0).astype(np.float32)
     rows = np.flatnonzero(layer[..., 3].any(1))

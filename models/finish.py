@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import anatomy
+from models.images import LUMA
 from models.judgement import SOLE, figures
 from shared.errors import BadInput
 from shared.skeleton import L_ANKLE, R_ANKLE, Skeleton
@@ -218,7 +219,7 @@ def _softness(rgb: Floats, where: NDArray[np.bool_]) -> float:
     The ratio of an edge's gradient to its gradient after one more blur tells its width (Zhuo and Sim,
     "Defocus map estimation from a single image", Pattern Recognition 2011).
     """
-    grey = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
+    grey = rgb @ LUMA
 
     def gradient(image: Floats) -> Floats:
         return np.hypot(cv2.Sobel(image, cv2.CV_32F, 1, 0), cv2.Sobel(image, cv2.CV_32F, 0, 1))

@@ -18,6 +18,8 @@ from shared.errors import BadImage, BadInput
 MAX_MEGAPIXELS = 64.0
 MIN_SIDE = 16
 """Pictures with a shorter side than this many pixels cannot show a person."""
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Of R, G and B (Rec. 601)."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 """What is decoded; MPO, which many phones write as .jpg, counts as JPEG."""

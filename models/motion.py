@@ -27,6 +27,7 @@ from shared.skeleton import FACE, MIRROR, Skeleton
 from . import weights
 from .blocks import Residual, ascend, block, descend, lay_out
 from .carry import (
+    Photo,
     edge_width,
     own_head,
     passes_of,
@@ -35,6 +36,7 @@ from .carry import (
 )
 from .head import Head, TurnedHead, arms_before_head, cut, head_frames, turn
 from .head_pose import HeadMaps, head_pose
+from .images import LUMA
 from .parts import (
     MIRRORED_PARTS,
     NUM_PARTS,
@@ -45,7 +47,7 @@ from .parts import (
     sample,
     torso_length,
 )
-from .photo import resized, spread_colours, without_arms
+from .photo import arms_apart, is_grey, resized, spread_colours
 from .retouch import Retouch, planes_of, retouched
 
 MARGIN = 0.55
@@ -95,19 +97,22 @@ class Analysed:
         source (`Skeleton`): the person's joints in the photo.
         frame (`Frame`): the square of the photo around the person.
         straight (`(n, n, 4)` float32): the frame's pixels, colours continued beyond the matte, and the matte.
-        bare (`(n, n, 3)` float32): the same colours without the arms.
+        bare, armed (`(m, m, 4)` float32): `arms_apart`.
         small (`(1, 4, 256, 256)` float32): the frame as the network sees it, premultiplied.
         head (`(1, 4, 96, 96)` float32): its head frame, the same.
         before_head (`(1, 1, 128, 128)` float32, *optional*): `arms_before_head`.
+        grey (`bool`): the photo is black and white, so that what networks paint must be, too.
     """
 
     source: Skeleton
     frame: Frame
     straight: NDArray[np.float32]
     bare: NDArray[np.float32]
+    armed: NDArray[np.float32]
     small: Tensor
     head: Tensor
     before_head: Tensor | None
+    grey: bool
 
 
 @dataclass(frozen=True)
@@ -414,15 +419,17 @@ class MotionTransfer:
             )
         straight = np.dstack([spread_colours(photo[..., :3], photo[..., 3]), photo[..., 3]])
         photo[..., :3] *= photo[..., 3:]
-        small = torch.from_numpy(resized(photo, Motion.PHOTO)).permute(2, 0, 1)[None]
+        small = resized(photo, Motion.PHOTO)
         joints = tensors(source, frame)
-        bare = without_arms(straight, *joints)
+        bare, armed = arms_apart(straight, *joints)
         body = complete(*joints)
         pose = head_pose(body)
         origin, side = head_frames(body, pose)
         finer = math.ceil(float(side) * frame.size / Head.FINE)
         head = cut(torch.from_numpy(photo).permute(2, 0, 1)[None], origin, side, Head.FINE, max(finer, 1))
-        return Analysed(source, frame, straight, bare, small, head, arms_before_head(body, pose))
+        seen = torch.from_numpy(small).permute(2, 0, 1)[None]
+        covered = arms_before_head(body, pose)
+        return Analysed(source, frame, straight, bare, armed, seen, head, covered, is_grey(small))
 
     @torch.inference_mode()
     def pose(self, actor: Analysed, target: Skeleton, passes: bool = False, draft: bool = False) -> Person:
@@ -447,6 +454,8 @@ class MotionTransfer:
             seen = torch.from_numpy(small).permute(2, 0, 1)[None]
             out = self.retouch.both_ways(seen, planes_of(moved.prediction))
             rgba = without_specks(retouched(rgba, small, out, moved.retouch, moved.edge))
+        if actor.grey:
+            rgba[..., :3] = (rgba[..., :3] @ LUMA)[..., None]
         rows, columns = (np.flatnonzero(rgba[..., 3].any(axis)) for axis in (1, 0))
         if len(rows) == 0:
             return Person(np.zeros((1, 1, 4), np.float32), frame.x, frame.y)
@@ -476,16 +485,15 @@ class MotionTransfer:
             maps = prediction.maps
         # Photo pixels per layer pixel; a photo that is larger is reduced first, so that reading it does not alias.
         per_pixel = float(maps.ratio[0]) * actor.frame.size / frame.size
-        straight, bare = actor.straight, actor.bare
+        straight = actor.straight
         if per_pixel > 1:
-            straight, bare = (
-                resized(picture, max(8, round(actor.frame.size / per_pixel))) for picture in (straight, bare)
-            )
+            straight = resized(straight, max(8, round(actor.frame.size / per_pixel)))
+        photo = Photo(straight, actor.bare, actor.armed)
         head = self._turned(actor, maps)
         changed = maps.change().expand(1, 1, Motion.SIZE, Motion.SIZE)
         if prediction is not None:
             changed = changed * (1 - maps.unmoved(Motion.SIZE, prediction.share))
-        rgba, retouch = render(straight, bare, maps, prediction, changed, frame.size, head, not draft)
+        rgba, retouch = render(photo, maps, prediction, changed, frame.size, head, not draft)
         if prediction is not None:
             retouch = retouch * (1 - own_head(maps, head) * prediction.share[:, 1:2])
         return Moved(frame, rgba, edge_width(maps, actor.frame.size, frame.size), prediction, retouch)

@@ -563,10 +563,7 @@ def arm_cover(xy: Tensor, known: Tensor, size: int) -> Cover:
     """
     body = complete(xy, known)
     start, end, drawn = _bones_of(body)
-    # Near the shoulder an arm is part of the torso, as sleeves are.
-    start = torch.cat(
-        [start[:, :4].lerp(end[:, :4], start.new_tensor([0.4, 0.0, 0.4, 0.0])[:, None]), start[:, 4:]], 1
-    )
+    start = torch.cat([_below_shoulders(start[:, :4], end[:, :4]), start[:, 4:]], 1)
     points = pixel_grid(size).to(xy.dtype).expand(len(xy), -1, -1)
     distance = _part_distances(points, body, (start, end))
     distance[:, 2:] = distance[:, 2:].masked_fill(~drawn[..., None], 9.0)
@@ -585,10 +582,16 @@ def arm_cover(xy: Tensor, known: Tensor, size: int) -> Cover:
     return Cover(arms, torso, legs, mirrored.reshape(-1, size, size, 2))
 
 
-def arm_distances(body: Body, size: int) -> Tensor:
+def _below_shoulders(start: Tensor, end: Tensor) -> Tensor:
+    """Where arms begin `(B, 4, 2)` that are apart from the torso: near the shoulder they are part of it, as sleeves."""
+    return start.lerp(end, start.new_tensor([0.4, 0.0, 0.4, 0.0])[:, None])
+
+
+def arm_distances(body: Body, size: int, below_shoulders: bool = False) -> Tensor:
     """Distance of each pixel from the four bones of the arms, in half-widths of an arm, `(B, 4, size, size)`; 9 from
-    those that are not known."""
+    those that are not known. With `below_shoulders` from what of them is apart from the torso."""
     start, end, drawn = (of_limb[:, :4] for of_limb in _bones_of(body))
+    start = _below_shoulders(start, end) if below_shoulders else start
     points = pixel_grid(size).to(body.xy.device).expand(len(body.xy), -1, -1)
     distance = _limb_distance(*_limb_coordinates(points, start, end), body.torso)
     return distance.masked_fill(~drawn[..., None], 9.0).reshape(-1, 4, size, size)

@@ -4,13 +4,15 @@ it is where arms hide it."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .parts import arm_cover, smoothstep
+from .parts import arm_cover, arm_distances, complete, seen_from_behind, smoothstep
 
 
 def resized(picture: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -19,6 +21,12 @@ def resized(picture: NDArray[np.float32], size: int) -> NDArray[np.float32]:
         cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR),
         np.float32,
     )
+
+
+def is_grey(photo: NDArray[np.float32]) -> bool:
+    """Whether the person `(h, w, 4)`, premultiplied, of a photo is black and white."""
+    person = photo[photo[..., 3] >= 0.5, :3]
+    return bool((np.ptp(person, axis=1) > 0.03).mean() < 0.01)
 
 
 def spread_colours(rgb: NDArray[np.float32], matte: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -51,26 +59,37 @@ def spread_colours(rgb: NDArray[np.float32], matte: NDArray[np.float32]) -> NDAr
     return coarse
 
 
-def without_arms(straight: NDArray[np.float32], xy: Tensor, known: Tensor) -> NDArray[np.float32]:
-    """The photo's colours `(n, n, 3)` where its arms are taken away: what they hide of the torso and the legs.
+def arms_apart(
+    straight: NDArray[np.float32], xy: Tensor, known: Tensor
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What the photo would show without its arms, and with nothing else around them.
 
     An arm before the chest would stay on it when the arm moves. Behind it comes the torso's other side, mirrored,
-    where that shows, else the colours around it.
+    where that shows, else the colours around it. And what lies around a hand, a lap or a hip, would come along.
 
     Args:
         straight (`(n, n, 4)` float32): straight colours and the matte.
         xy (`(1, 18, 2)` float32), known (`(1, 18)` bool): the joints in the photo, frame coordinates.
+
+    Returns:
+        both as pictures `(m, m, 4)` of at most 384 px: colours, and how far they replace the photo's own, 0..1.
     """
     size = min(_BEHIND_SIZE, straight.shape[0])
     small = resized(straight, size)
     # Of planes that hardly vary from pixel to pixel every other one will do.
-    cover = arm_cover(xy, known, -(-size // 2))
-    arms, torso, legs, *mirror = (
+    body, cover = complete(xy, known), arm_cover(xy, known, -(-size // 2))
+    torso, legs, *mirror = (
         resized(plane.numpy(), size)
-        for plane in (*(of[0] for of in cover[:3]), *cover.mirrored[0].unbind(-1))
+        for plane in (cover.torso[0], cover.legs[0], *cover.mirrored[0].unbind(-1))
+    )
+    whole, below = (
+        np.stack([resized(plane.numpy(), size) for plane in arm_distances(body, -(-size // 2), of)[0]])
+        for of in (False, True)
     )
     rgb, matte = small[..., :3], small[..., 3]
-    free = matte * (1 - smoothstep(torch.from_numpy(arms), 0.0, 0.3).numpy())
+    masks = arm_masks(small, whole, float(seen_from_behind(body)))
+    apart = masks.before * (1 - _step(below.min(0), 1.2, 1.6))
+    free = matte * (1 - _step(apart, 0.0, 0.3))
     behind = rgb.copy()
     for place in (torso, legs):
         around = spread_colours(rgb, free * place)
@@ -84,13 +103,80 @@ def without_arms(straight: NDArray[np.float32], xy: Tensor, known: Tensor) -> ND
     # A sleeve of the torso's own colour may stay, with its folds.
     differs = np.clip((np.abs(rgb - behind).max(-1) - 0.06) / 0.06, 0, 1)
     differs = cv2.dilate(differs, np.ones((3, 3), np.uint8))
-    gone = arms * cv2.GaussianBlur(differs, (0, 0), 1.5)
-    filled = resized(np.dstack([behind, gone]), straight.shape[0])
-    bare = straight[..., :3].copy()
-    rows = np.flatnonzero(filled[..., 3].any(1))
-    here = slice(rows[0], rows[-1] + 1) if len(rows) > 0 else slice(0)
-    bare[here] += filled[here, :, 3:] * (filled[here, :, :3] - bare[here])
-    return bare
+    # Less than all of an arm would leave its ghost.
+    gone = _step(apart, 0.1, 0.5) * cv2.GaussianBlur(differs, (0, 0), 1.5)
+    own = spread_colours(rgb, matte * _step(masks.arms, 0.5, 0.9))
+    return np.dstack([behind, gone]), np.dstack([own, masks.around])
+
+
+def _step(x: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+    return smoothstep(torch.from_numpy(x), low, high).numpy()
+
+
+class ArmMasks(NamedTuple):
+    """What pixels `(n, n)` show, 0..1."""
+
+    arms: NDArray[np.float32]
+    before: NDArray[np.float32]  # arms that lie before the body
+    around: NDArray[np.float32]  # near arms, what has the colours of the body around
+
+
+def arm_masks(photo: NDArray[np.float32], distance: NDArray[np.float32], behind: float) -> ArmMasks:
+    """Where arms are: near their bones, in colours that are rather those nearest to these than the body's around.
+
+    Args:
+        photo (`(n, n, 4)` float32): straight colours and the matte.
+        distance (`(4, n, n)` float32): from the arms' bones, in half-widths (`parts.arm_distances`).
+        behind (`float`): 1 for somebody seen from behind. Arms that look like the body around are behind it then.
+    """
+    lab = cv2.cvtColor(np.ascontiguousarray(photo[..., :3]), cv2.COLOR_RGB2LAB)
+    bins = np.clip(lab / _BIN + (0, _BINS / 2, _BINS / 2), 0, _BINS - 1).astype(np.int64)
+    index = (bins[..., 0] * _BINS + bins[..., 1]) * _BINS + bins[..., 2]
+    inside = photo[..., 3] > 0.9
+    away = inside & (distance.min(0) > 1.3)
+    nearest = distance.argmin(0)
+    arms, before, around = np.zeros((3, *index.shape), np.float32)
+    for bone, near in enumerate(distance):
+        own, body = inside & (near < 0.45), away & (near < 4)
+        odds, sure = 5 * (0.65 - near**2).clip(-4), 1.0
+        if own.sum() > _FEW and body.sum() > _FEW:
+            ratio = _ratio(index[own], index[body])
+            told = cv2.GaussianBlur(ratio.astype(np.float32)[index], (0, 0), 1.0)
+            odds += told
+            around += (nearest == bone) * _step(-told, 1.5, 4.0)
+            # How well its colours tell it from the body: their Kullback-Leibler divergence.
+            apart = float(smoothstep(torch.tensor(ratio[index[own]].mean()), 1.5, 3.0))
+            sure = 1 - behind * (1 - apart)
+        mask = 1 / (1 + np.exp(-odds))
+        arms, before = np.maximum(arms, mask), np.maximum(before, sure * mask)
+    return ArmMasks(arms, before, around)
+
+
+def _ratio(own: NDArray[np.int64], body: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Logits, -6 to 6, by which each bin of colours `(_BINS ** 3,)` is rather an arm's than the body's around.
+
+    Args:
+        own, body (`(N,)`): bins of pixels nearest to a bone, and around.
+    """
+    around = np.log(_density(body, np.ones(len(body))))
+    weight = np.ones(len(own))
+    for _ in range(4):
+        ratio = 1.5 * np.clip(np.log(_density(own, weight)) - around, -4, 4)
+        # Bones are not quite where they are thought to be: what is rather the body's counts less among the nearest.
+        weight = 1 / (1 + np.exp(-1.2 - ratio[own]))
+    return np.asarray(ratio)
+
+
+def _density(bins: NDArray[np.int64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How frequent each bin of colours is `(_BINS ** 3,)`, smoothed; none is 0."""
+    count = np.bincount(bins, weight, _BINS**3).reshape(_BINS, _BINS, _BINS).astype(np.float64)
+    for axis in range(3):
+        count = (np.roll(count, -1, axis) + 2 * count + np.roll(count, 1, axis)) / 4
+    return np.asarray(count.reshape(-1) / weight.sum() + 1e-4)
 
 
 _BEHIND_SIZE = 384
+_BIN, _BINS = 6.0, 20
+"""Size of a bin of colours in CIELAB, and how many to a side."""
+_FEW = 20
+"""Pixels that tell no colours."""

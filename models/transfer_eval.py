@@ -29,7 +29,7 @@ from shared.skeleton import FACE, L_HIP, L_KNEE, L_SHOULDER, R_HIP, R_KNEE, R_SH
 from . import weights
 from .draw import draw_people
 from .finish import overlap, straight_bytes
-from .images import load_picture, save_png
+from .images import LUMA, load_picture, save_png
 from .matte import MatteEstimator
 from .metrics import Measure, PersonFeatures, frechet_distance, gaussian_window, lpips, pckh, ssim_map
 from .motion import MotionTransfer, Person, crop, person_frame, tensors
@@ -134,7 +134,7 @@ def gradient_energy(layer: Floats) -> float:
     inside = cv2.erode((layer[..., 3] > 0.98).astype(np.uint8), _BAND) > 0
     if not inside.any():
         return math.nan
-    luma = layer[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)
+    luma = layer[..., :3] @ LUMA
     energy = np.square(np.diff(luma, axis=1))[:-1] + np.square(np.diff(luma, axis=0))[:, :-1]
     return float(energy[inside[:-1, :-1]].mean())
 

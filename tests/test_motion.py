@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import weights
+from models.images import LUMA
 from models.motion import (
     Frame,
     Motion,
@@ -25,13 +26,14 @@ from models.motion import (
 from models.parts import (
     MIRRORED_PARTS,
     PartMaps,
+    arm_distances,
     complete,
     pixel_grid,
     sample,
     seen_from_behind,
     torso_length,
 )
-from models.photo import spread_colours
+from models.photo import arm_masks, spread_colours
 from server.preview import paint
 from shared.errors import BadInput, MissingWeights, NoActor
 from shared.skeleton import (
@@ -441,6 +443,85 @@ def test_an_arm_before_the_chest_does_not_stay_there() -> None:
     assert np.abs(chest - np.array((180, 50, 50)) / 255).mean() < 0.06, "the sleeve stayed"
     back = over_grey(transfer.transfer(rgb, matte, source, source), matte.shape)
     assert np.abs(back - rgb / 255)[matte > 0.99].mean() < 0.02, "the photo's own pose lost its arm"
+
+
+def hand_on_a_skirt() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`picture` with a wide skirt, a bare forearm and a hand on it, and its joints."""
+    rgb, matte = (of.copy() for of in picture())
+    joints = STANDING.copy()
+    joints[[R_ELBOW, R_WRIST]] = (66, 112), (96, 165)
+    skirt = np.array([(70, 130), (130, 130), (160, 245), (40, 245)])
+    for place, cloth, skin in ((rgb, SKIRT, SKIN), (matte, 1.0, 1.0)):
+        cv2.fillPoly(place, [skirt], cloth)
+        cv2.line(place, (66, 112), (96, 165), skin, 12)
+        cv2.ellipse(place, (101, 174), (8, 13), -30, 0, 360, skin, -1)
+    return rgb, matte, joints
+
+
+SKIRT, SKIN = (90, 30, 110), (200, 150, 120)
+
+
+def test_what_lies_around_an_arm_does_not_come_along() -> None:
+    rgb, matte, joints = hand_on_a_skirt()
+    raised = joints.copy()
+    raised[[R_ELBOW, R_WRIST]] = (44, 96), (4, 140)
+    person = MotionTransfer().transfer(rgb, matte, skeleton(joints), skeleton(raised))
+    forearm = cv2.line(np.zeros(matte.shape, np.uint8), (36, 105), (10, 133), 1, 16) > 0
+    colours = over_grey(person, matte.shape)[forearm]
+    skin, cloth = (np.abs(colours - np.array(of) / 255).mean(1) for of in (SKIN, SKIRT))
+    assert (skin < 0.1).sum() > 200
+    assert (cloth < skin).mean() < 0.04
+
+
+def test_a_limb_that_moves_leaves_nothing_where_nobody_was() -> None:
+    rgb, matte, joints = hand_on_a_skirt()
+    akimbo = joints.copy()
+    akimbo[[R_ELBOW, R_WRIST]] = (45, 100), (70, 140)
+    person = MotionTransfer().transfer(rgb, matte, skeleton(joints), skeleton(akimbo))
+    body = complete(
+        torch.tensor(akimbo / 280, dtype=torch.float32)[None], torch.ones(1, 18, dtype=torch.bool)
+    )
+    near = arm_distances(body, 280)[0].amin(0).numpy()[:, :200] < 2
+    nobody = ~near & (cv2.dilate(matte, np.ones((9, 9))) == 0)
+    assert np.abs(over_grey(person, matte.shape) - 0.5)[nobody].max() < 0.02, "cloth came along with the hand"
+
+
+def test_arms_are_told_from_the_body_by_their_colours() -> None:
+    rgb, matte = picture()
+    rgb = rgb.copy()
+    cv2.line(rgb, (68, 110), (122, 104), (200, 150, 120), 9)  # a forearm across the coat
+    photo = np.dstack([rgb / 255, matte]).astype(np.float32)[:200, :200]
+    folded = STANDING.copy()
+    folded[[R_ELBOW, R_WRIST]] = (68, 110), (122, 104)
+    body = complete(
+        torch.tensor(folded / 200, dtype=torch.float32)[None], torch.ones(1, 18, dtype=torch.bool)
+    )
+    distance = arm_distances(body, 200)[0].numpy()
+    arms, before, around = arm_masks(photo, distance, 0.0)
+    assert arms[105:109, 85:110].min() > 0.9
+    assert arms[[96, 117], 90:105].max() < 0.3, "beside it"
+    assert around[105:109, 85:110].max() < 0.1
+    assert np.median(around[[93, 120], 90:105]) > 0.9
+    np.testing.assert_array_equal(arms, before)
+    assert arm_masks(photo, distance, 1.0).before[105:109, 85:110].min() > 0.9, "it is seen, on a back, too"
+    photo[95:120, 78:118, :3] = np.array((180, 50, 50)) / 255  # now it is not
+    hidden = arm_masks(photo, distance, 1.0).before
+    assert hidden[100:114, 88:108].max() < 0.2, "from behind, an arm that looks like the back is behind it"
+
+
+def test_a_black_and_white_photo_gives_a_black_and_white_layer() -> None:
+    rgb, matte = picture()
+    grey = np.repeat(np.rint(rgb @ LUMA).astype(np.uint8)[..., None], 3, 2)
+    turned = STANDING.copy()
+    turned[list(FACE)] += (6, 0)
+    transfer = MotionTransfer()
+    for draft in (False, True):
+        person = transfer.pose(
+            transfer.analyse(grey, matte, skeleton(STANDING)), skeleton(WALKING), draft=draft
+        )
+        assert np.ptp(person.rgba[..., :3], axis=-1).max() < 1e-5
+    person = transfer.transfer(rgb, matte, skeleton(STANDING), skeleton(WALKING))
+    assert np.ptp(person.rgba[..., :3], axis=-1).max() > 0.3
 
 
 def test_an_arm_brought_before_the_chest_is_seen() -> None:
