@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -110,8 +111,13 @@ def _occupied(
         maybe |= head.counts(pixel_grid(coarse)[0]) > 0
     # Close to the photo's own pose the photo's matte counts wherever it is.
     maybe |= F.interpolate(changed, size=coarse).flatten(1) < 0.99
-    maybe = F.max_pool2d(maybe.reshape(1, 1, coarse, coarse).float(), 3, 1, 1)
-    return np.flatnonzero(F.interpolate(maybe, size=(size, size), mode="nearest").numpy())
+    return pixels_near(maybe.reshape(1, 1, coarse, coarse), size)
+
+
+def pixels_near(places: Tensor, size: int) -> NDArray[np.int64]:
+    """Flat indices, in order, of the pixels of a frame of that size at or beside `places` `(1, 1, n, n)` bool."""
+    near = F.max_pool2d(places.float(), 3, 1, 1)
+    return np.flatnonzero(F.interpolate(near, size=(size, size), mode="nearest").numpy())
 
 
 _NO_SAY = 30.0
@@ -120,10 +126,11 @@ _ENDS = [PARTS.index(f"{side} {end}") for end in ("forearm", "calf") for side in
 """Parts with a hand or a foot."""
 _ROUGH = 4
 """Pixels of twice that, a twentieth of a torso: where they hold next to no matte the photo shows nothing."""
+_SOLID = 0.25
+"""Alpha from which on something weighs."""
 _LACKS = 0.05
 """Of a forearm or calf: less than that is an outline a little beside the photo's."""
 _CHUNK = 1 << 17
-"""Layer pixels computed at a time: bounds the memory of the ten maps."""
 
 
 def edge_width(maps: PartMaps, photo: int, size: int) -> float:
@@ -173,9 +180,8 @@ def render(
     rgba = np.zeros((size * size, 4), np.float32)
     other = _OtherSide.of(maps, prediction, matte) if other_side and prediction is not None else None
     pixels = _occupied(maps, outline, head, changed, edge, size)
-    for start in range(0, len(pixels), _CHUNK):
-        chunk = pixels[start : start + _CHUNK]
-        at = _centres(chunk, size)
+    for chunk in chunks(pixels):
+        at = centres(chunk, size)
         points, distance = (of_part[0] for of_part in maps.at(at))
         change = smooth(changed, at[0])[0].clamp(0, 1)
         spot = None if head is None else head.spot(at[0])
@@ -235,7 +241,8 @@ def render(
                 alpha = alpha * (1 - smoothstep(drawn.amin(0), 1.3, 1.9))
         alpha = (matte_there * (1 - change) + alpha * change)[:, None]
         rgba[chunk] = torch.cat([colour * alpha, alpha], 1).numpy()
-    layer = without_specks(rgba.reshape(size, size, 4))
+    layer = rgba.reshape(size, size, 4)
+    clear_specks(layer)
     return layer, changed if other is None else changed * (1 - other.replaces)
 
 
@@ -328,14 +335,19 @@ def passes_of(prediction: Prediction, alpha: NDArray[np.float32]) -> NDArray[np.
     planes = torch.cat([prediction.normals, prediction.depth], 1)
     shape = np.zeros((size * size, 4), np.float32)
     pixels = np.flatnonzero(alpha)
-    for start in range(0, len(pixels), _CHUNK):
-        chunk = pixels[start : start + _CHUNK]
-        normals, depth = smooth(planes, _centres(chunk, size)[0]).split([3, 1])
+    for chunk in chunks(pixels):
+        normals, depth = smooth(planes, centres(chunk, size)[0]).split([3, 1])
         shape[chunk] = torch.cat([F.normalize(normals, dim=0), depth]).T.numpy()
     return shape.reshape(size, size, 4)
 
 
-def _centres(pixels: NDArray[np.int64], size: int) -> Tensor:
+def chunks(pixels: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """A bounded number of pixels at a time, which bounds the memory of what is computed for each."""
+    for start in range(0, len(pixels), _CHUNK):
+        yield pixels[start : start + _CHUNK]
+
+
+def centres(pixels: NDArray[np.int64], size: int) -> Tensor:
     """Where flat indices of a layer's pixels lie, `(1, M, 2)` in frame coordinates."""
     return (
         torch.from_numpy(np.stack([pixels % size, pixels // size], -1).astype(np.float32) + 0.5)[None] / size
@@ -466,15 +478,15 @@ def _painted_like(prediction: Prediction, photo: NDArray[np.float32]) -> Tensor:
     return moved.clamp(0, 1)
 
 
-def without_specks(layer: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Clears what is fainter than 8-bit alpha can show, and what hangs free and is under a fiftieth of the person."""
-    faint = (layer[..., 3] > 1 / 255).astype(np.uint8)
-    count, labels = cv2.connectedComponents(faint, connectivity=8)
-    area = np.bincount(labels.reshape(-1), layer[..., 3].reshape(-1), count)
+def clear_specks(layer: NDArray[np.float32]) -> None:
+    """Clears, in place, what is fainter than 8-bit alpha can show, and what hangs free and is under a fiftieth of the
+    person."""
+    rows, columns = (np.flatnonzero(layer[..., 3].any(axis)) for axis in (1, 0))
+    if len(rows) == 0:
+        return
+    person = layer[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    count, labels = cv2.connectedComponents((person[..., 3] > 1 / 255).astype(np.uint8), connectivity=8)
+    area = np.bincount(labels[person[..., 3] > _SOLID], minlength=count)
     area[0] = 0
-    keep = (area > area.max() / 50 if count > 1 else area > 0).astype(np.float32)
-    rows = np.flatnonzero(layer[..., 3].any(1))
-    if len(rows) > 0:
-        here = slice(rows[0], rows[-1] + 1)
-        layer[here] *= keep[labels[here]][..., None]
-    return layer
+    keep = (area > area.max() / 50).astype(np.float32)
+    person *= keep[labels][..., None]

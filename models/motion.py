@@ -28,11 +28,11 @@ from . import weights
 from .blocks import Residual, ascend, block, descend, lay_out
 from .carry import (
     Photo,
+    clear_specks,
     edge_width,
     own_head,
     passes_of,
     render,
-    without_specks,
 )
 from .head import Head, TurnedHead, arms_before_head, cut, head_frames, turn
 from .head_pose import HeadMaps, head_pose
@@ -47,8 +47,8 @@ from .parts import (
     sample,
     torso_length,
 )
-from .photo import arms_apart, is_grey, resized, spread_colours
-from .retouch import Retouch, planes_of, retouched
+from .photo import arms_apart, is_grey, joined, resized, spread_colours
+from .retouch import Retouch, paint_over, planes_of
 
 MARGIN = 0.55
 """Room around the known joints, in torsos: hair and hat above the eyes, hands beyond wrists, feet beyond ankles."""
@@ -412,12 +412,12 @@ class MotionTransfer:
             BadInput: a skeleton without joints, or of an impossible size.
         """
         frame = person_frame(source)
-        photo = np.dstack([crop(rgb, frame).astype(np.float32) / 255, crop(matte[..., None], frame)])
+        photo = joined(crop(rgb, frame) * np.float32(1 / 255), crop(matte[..., None], frame)[..., 0])
         if photo[..., 3].max() < 0.5:
             raise NoActor(
                 "actor photo: the matte shows no person at the skeleton", "Choose another photo", "actor"
             )
-        straight = np.dstack([spread_colours(photo[..., :3], photo[..., 3]), photo[..., 3]])
+        straight = joined(spread_colours(photo[..., :3], photo[..., 3]), photo[..., 3])
         photo[..., :3] *= photo[..., 3:]
         small = resized(photo, Motion.PHOTO)
         joints = tensors(source, frame)
@@ -453,7 +453,8 @@ class MotionTransfer:
             small = resized(rgba, Retouch.SIZE)
             seen = torch.from_numpy(small).permute(2, 0, 1)[None]
             out = self.retouch.both_ways(seen, planes_of(moved.prediction))
-            rgba = without_specks(retouched(rgba, small, out, moved.retouch, moved.edge))
+            paint_over(rgba, small, out, moved.retouch, moved.edge)
+            clear_specks(rgba)
         if actor.grey:
             rgba[..., :3] = (rgba[..., :3] @ LUMA)[..., None]
         rows, columns = (np.flatnonzero(rgba[..., 3].any(axis)) for axis in (1, 0))

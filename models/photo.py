@@ -23,6 +23,11 @@ def resized(picture: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     )
 
 
+def joined(rgb: NDArray[np.float32], plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`(h, w, 4)` of `(h, w, 3)` and `(h, w)`; several times as fast as `numpy.dstack`."""
+    return np.asarray(cv2.merge([rgb, plane]), np.float32)
+
+
 def is_grey(photo: NDArray[np.float32]) -> bool:
     """Whether the person `(h, w, 4)`, premultiplied, of a photo is black and white."""
     person = photo[photo[..., 3] >= 0.5, :3]
@@ -46,17 +51,30 @@ def spread_colours(rgb: NDArray[np.float32], matte: NDArray[np.float32]) -> NDAr
     inside = np.clip((matte - 0.9) / 0.1, 0, 1).astype(np.float32)
     if inside.max() == 0:
         return rgb
-    levels = [np.dstack([rgb * inside[..., None], inside])]
+    rgb = np.ascontiguousarray(rgb)
+    # Most pixels are wholly inside or outside: to compute with these, too, takes twice as long.
+    whole, edge = (inside == 1).astype(np.uint8), np.nonzero((inside > 0) & (inside < 1))
+    weighted = np.zeros_like(rgb)
+    cv2.copyTo(rgb, whole, weighted)
+    weighted[edge] = rgb[edge] * inside[edge][:, None]
+    levels = [joined(weighted, inside)]
     while min(levels[-1].shape[:2]) > 2:
-        levels.append(cv2.pyrDown(levels[-1]))
-    coarse = levels[-1][..., :3] / np.maximum(levels[-1][..., 3:], 1e-6)
+        levels.append(np.asarray(cv2.pyrDown(levels[-1]), np.float32))
+    coarse: NDArray[np.float32] = np.asarray(
+        levels[-1][..., :3] / np.maximum(levels[-1][..., 3:], 1e-6), np.float32
+    )
     for level in reversed(levels[1:-1]):
-        coarse = cv2.resize(coarse, level.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        coarse = _enlarged(coarse, level.shape)
         share = np.clip(level[..., 3:] * 4, 0, 1)
         coarse += share * (level[..., :3] / np.maximum(level[..., 3:], 1e-6) - coarse)
-    coarse = cv2.resize(coarse, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    coarse += inside[..., None] * (rgb - coarse)
+    coarse = _enlarged(coarse, rgb.shape)
+    cv2.copyTo(rgb, whole, coarse)
+    coarse[edge] += inside[edge][:, None] * (rgb[edge] - coarse[edge])
     return coarse
+
+
+def _enlarged(picture: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.asarray(cv2.resize(picture, shape[1::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def arms_apart(
@@ -95,7 +113,7 @@ def arms_apart(
         around = spread_colours(rgb, free * place)
         behind += place[..., None] * (around - rgb)
     x, y = (plane * size - 0.5 for plane in mirror)
-    other = cv2.remap(np.dstack([rgb, free * torso]), x, y, cv2.INTER_LINEAR)
+    other = cv2.remap(joined(rgb, free * torso), x, y, cv2.INTER_LINEAR)
     # The other side may have another colour: what does not fit its surroundings is not taken.
     strange = cv2.GaussianBlur(np.abs(other[..., :3] - behind).max(-1), (0, 0), size / 96)
     take = torso * np.clip((other[..., 3] - 0.8) / 0.2, 0, 1) * np.clip(1.6 - 8 * strange, 0, 1)
@@ -106,7 +124,7 @@ def arms_apart(
     # Less than all of an arm would leave its ghost.
     gone = _step(apart, 0.1, 0.5) * cv2.GaussianBlur(differs, (0, 0), 1.5)
     own = spread_colours(rgb, matte * _step(masks.arms, 0.5, 0.9))
-    return np.dstack([behind, gone]), np.dstack([own, masks.around])
+    return joined(behind, gone), joined(own, masks.around)
 
 
 def _step(x: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:

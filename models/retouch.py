@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from shared.skeleton import FACE, MIRROR
 
 from .blocks import Residual, ascend, block, descend, lay_out
-from .carry import outline_of
-from .parts import MIRRORED_PARTS, NUM_PARTS, facial_spots, pixel_grid, smooth, smoothstep
+from .carry import centres, chunks, outline_of, pixels_near
+from .parts import MIRRORED_PARTS, NUM_PARTS, facial_spots, smooth, smoothstep
 from .photo import spread_colours
 
 if TYPE_CHECKING:
@@ -167,10 +167,10 @@ def _outline(alpha: NDArray[np.float32], logits: Tensor) -> Tensor:
     return outline_of(torch.from_numpy(smoothed)[None, None]).minimum(limit)
 
 
-def retouched(
+def paint_over(
     layer: NDArray[np.float32], small: NDArray[np.float32], out: Retouched, share: Tensor, edge: float
-) -> NDArray[np.float32]:
-    """The layer with what `Retouch` says of it.
+) -> None:
+    """Makes of the layer what `Retouch` says of it, in place.
 
     Args:
         layer (`(size, size, 4)` float32): premultiplied, the whole frame, of any size.
@@ -184,14 +184,15 @@ def retouched(
     keep = F.interpolate(out.keep, scale_factor=2, mode="bilinear", align_corners=False)
     colour = out.colour.clamp(0, 1)
     planes = torch.cat([torch.sigmoid(keep), colour, _around(small, colour), outline], 1)
-    result = np.empty_like(layer)
-    rows = max(1, _CHUNK // size)
-    for start in range(0, size, rows):
-        here = slice(start, min(start + rows, size))
-        at = pixel_grid(size, here)[0]
+    result = np.reshape(layer, (-1, 4), copy=False)
+    # Where nobody is or will be, and where all stays, nothing is to be done.
+    somebody = torch.from_numpy(small[None, None, ..., 3] > 0) | (outline > -_TOLERANCE - edge)
+    wanted = F.interpolate(share, size=Retouch.SIZE) > 0.001
+    for chunk in chunks(pixels_near(somebody & wanted, size)):
+        at = centres(chunk, size)[0]
         right, paint, around, inside = smooth(planes, at).split([1, 3, 3, 1])
         counts = smooth(share, at)[0].clamp(0, 1)
-        before = torch.from_numpy(layer[here].reshape(-1, 4))
+        before = torch.from_numpy(result[chunk])
         alpha = before[:, 3]
         straight = before[:, :3] / alpha.clamp_min(1e-6)[:, None]
         stays = (1 - counts * (1 - kept(right[0])))[:, None]
@@ -203,12 +204,9 @@ def retouched(
             0.5 + (inside[0] - _TOLERANCE) / edge
         )
         alpha = (alpha + counts * (drawn.clamp(0, 1) - alpha))[:, None]
-        result[here] = torch.cat([colour * alpha, alpha], 1).reshape(-1, size, 4).numpy()
-    return result
+        result[chunk] = torch.cat([colour * alpha, alpha], 1).numpy()
 
 
-_CHUNK = 1 << 17
-"""Layer pixels computed at a time, at most: bounds the memory."""
 _NEAR = 3.0
 """Pixels of 256, a standard deviation: where a layer's own colours go on beyond its edge."""
 _GROWTH = 8.0

@@ -14,7 +14,7 @@ from models.images import load_picture
 from models.motion import MotionTransfer
 from models.pairs import Rendered, Stored, read_file
 from models.photo import resized
-from models.retouch import Retouch, Retouched, planes_of, retouched
+from models.retouch import Retouch, Retouched, paint_over, planes_of
 from models.retouch_training import (
     compared,
     layers_of,
@@ -46,7 +46,9 @@ def said(keep: np.ndarray, colour: tuple[float, float, float], alpha: np.ndarray
 
 def done(layer: np.ndarray, out: Retouched, share: torch.Tensor) -> np.ndarray:
     """The layer retouched."""
-    return retouched(layer, resized(layer, 256), out, share, 1.6 / len(layer))
+    new = layer.copy()
+    paint_over(new, resized(layer, 256), out, share, 1.6 / len(layer))
+    return new
 
 
 @pytest.mark.parametrize("size", [97, 256, 700])
