@@ -167,7 +167,7 @@ def render(
     still, keep_head = maps.still()[0, :, None], _keeps_head(maps)
     # A head that hardly turns brings its hair or hat along, beyond the outline of one without.
     hat = own_head(maps, head)
-    behind = float(maps.change() * seen_from_behind(maps.target))
+    behind = float(maps.moved() * seen_from_behind(maps.target))
     torso = float(maps.target.torso)
     edge = edge_width(maps, photo.straight.shape[0], size) / torso
     outline = head_outline = None

@@ -491,7 +491,7 @@ class MotionTransfer:
             straight = resized(straight, max(8, round(actor.frame.size / per_pixel)))
         photo = Photo(straight, actor.bare, actor.armed)
         head = self._turned(actor, maps)
-        changed = maps.change().expand(1, 1, Motion.SIZE, Motion.SIZE)
+        changed = maps.moved().expand(1, 1, Motion.SIZE, Motion.SIZE)
         if prediction is not None:
             changed = changed * (1 - maps.unmoved(Motion.SIZE, prediction.share))
         rgba, retouch = render(photo, maps, prediction, changed, frame.size, head, not draft)
@@ -501,7 +501,7 @@ class MotionTransfer:
 
     def _turned(self, actor: Analysed, maps: PartMaps) -> TurnedHead | None:
         """The head, where there is a network for it and it must turn, or show what an arm hid."""
-        change = float(maps.change())
+        change = float(maps.moved())
         if self.head is None or change < 0.01:
             return None
         heads = HeadMaps(maps.source, maps.target)

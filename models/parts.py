@@ -280,8 +280,8 @@ class PartMaps:
         self.ratio = (source.torso / target.torso.clamp_min(1e-6)).clamp(0.1, 10.0)
         rows = torch.arange(len(source_xy), device=source_xy.device)[:, None]
         self._fit_torso()
-        self._off, trunk_off = self._from_the_trunk()
-        self._trunk_still = 1 - smoothstep(trunk_off, *_STILL)
+        self._off, self._trunk_off = self._from_the_trunk()
+        self._trunk_still = 1 - smoothstep(self._trunk_off, *_STILL)
         # Of a trunk that does not move the size is known, whatever is made of the limbs.
         a, b, c, d = self._torso_matrix.flatten(1).float().unbind(1)
         size = (a * d - b * c).abs().sqrt().to(self.ratio.dtype)
@@ -493,6 +493,12 @@ class PartMaps:
         moved = torch.where(both, moved, either.to(moved.dtype))
         mean = (moved**2).sum(1) / either.sum(1).clamp_min(1)
         return 1 - torch.exp(-mean / 0.03**2)
+
+    def moved(self) -> Tensor:
+        """How far a layer is another than the photo, `(B,)`, 0 for the photo's own pose to 1: as `change`, and 1 as
+        soon as any joint has moved by what is seen. (Half of both would be a ghost of the limb beside it.)"""
+        most = self._off.amax(1).maximum(self._trunk_off)
+        return 1 - (1 - self.change()) * (1 - smoothstep(most, *_STILL))
 
     def still(self) -> Tensor:
         """How far each part lies to the trunk as it does in the photo, `(B, 10)`: 1 for one that does not move, 0 for

@@ -155,6 +155,7 @@ def test_own_pose_gives_the_identity_map_and_no_change() -> None:
     found, distance = maps.at(grid)
     torch.testing.assert_close(found, grid[:, None].expand_as(found), atol=1e-6, rtol=0)
     assert maps.change().item() == pytest.approx(0, abs=1e-9)
+    assert maps.moved().item() == pytest.approx(0, abs=1e-9)
     assert distance.isfinite().all()
 
 
@@ -269,7 +270,7 @@ def test_joints_missing_anywhere_never_give_nan(source: int, target: int) -> Non
     share = torch.rand(1, 10, 8, 8, dtype=torch.float64).softmax(1)
     other = maps.other_side(share, torch.ones(1, 1, 8, 8).double())
     for values in (
-        points, distance, maps.ownership(8), maps.change(), maps.ratio, maps.still(), maps.unmoved(8, share),
+        points, distance, maps.ownership(8), maps.change(), maps.moved(), maps.ratio, maps.still(), maps.unmoved(8, share),
         other.at(pixel_grid(8).double())[0], other.ownership(8),
     ):  # fmt: skip
         assert values.isfinite().all()
@@ -443,6 +444,21 @@ def test_an_arm_before_the_chest_does_not_stay_there() -> None:
     assert np.abs(chest - np.array((180, 50, 50)) / 255).mean() < 0.06, "the sleeve stayed"
     back = over_grey(transfer.transfer(rgb, matte, source, source), matte.shape)
     assert np.abs(back - rgb / 255)[matte > 0.99].mean() < 0.02, "the photo's own pose lost its arm"
+
+
+@pytest.mark.parametrize("shift", [-7, 7])
+def test_a_knee_that_moves_a_little_leaves_no_ghost(shift: int) -> None:
+    rgb, matte = picture()
+    bent = STANDING.copy()
+    bent[L_KNEE, 0] += shift
+    maps = maps_between(STANDING, bent)
+    assert maps.change() < 0.5
+    assert maps.moved() > 0.95
+    transfer = MotionTransfer()
+    actor = transfer.analyse(rgb, matte, skeleton(STANDING))
+    own, moved = (transfer.pose(actor, skeleton(xy)).rgba[..., 3] for xy in (STANDING, bent))
+    own_soft, soft = (((alpha > 0.15) & (alpha < 0.85)).sum() for alpha in (own, moved))
+    assert soft < own_soft
 
 
 def hand_on_a_skirt() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
