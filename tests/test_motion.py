@@ -270,7 +270,8 @@ def test_joints_missing_anywhere_never_give_nan(source: int, target: int) -> Non
     share = torch.rand(1, 10, 8, 8, dtype=torch.float64).softmax(1)
     other = maps.other_side(share, torch.ones(1, 1, 8, 8).double())
     for values in (
-        points, distance, maps.ownership(8), maps.change(), maps.moved(), maps.ratio, maps.still(), maps.unmoved(8, share),
+        points, distance, maps.ownership(8), maps.change(), maps.moved(), maps.ratio, maps.still(),
+        maps.unmoved(8, share),
         other.at(pixel_grid(8).double())[0], other.ownership(8),
     ):  # fmt: skip
         assert values.isfinite().all()
