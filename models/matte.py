@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.colours import bins_of, likelier
 from models.pose import open_onnx
 from shared.skeleton import L_HIP, L_SHOULDER, LIMBS, NECK, R_HIP, R_SHOULDER, Skeleton
 
@@ -32,6 +33,12 @@ _PRESENCE = 0.5
 _HIPS_BELOW = 1.4
 """Hips that are not seen lie about so many shoulder widths below the shoulders."""
 _SURE = 0.5
+_WINDOW = 96
+"""Side, in pixels of the mask, of the windows in which the person's colours are told from those around."""
+_NEAR, _TRUST = 16.0, 0.7
+"""How far from its edge, in pixels, colours move the mask, and how much they count against it."""
+_FEW = 60
+"""Pixels that tell no colours."""
 _BAND = 2.0
 """Half the width, in pixels of the mask, of the band along its edge that the photo's colours decide."""
 _EPSILON = 1e-2
@@ -94,7 +101,8 @@ class MatteEstimator:
             # Who is nearer owns what both masks claim; the step is softened over a few pixels.
             nearer = np.clip((own - theirs) / 6.0 + 0.5, 0.0, 1.0)
             raw = raw * (1.0 - seen * nearer)
-        return _cleaned(raw, own), to_mask
+        mask = by_colours(_cleaned(raw, own), _warp_down(rgb, to_mask), own)
+        return _without_islands(mask, own), to_mask
 
     @functools.cached_property
     def _session(self) -> onnxruntime.InferenceSession:
@@ -272,8 +280,56 @@ def _distance_to_bones(skeleton: Skeleton, to_mask: NDArray[np.float64]) -> NDAr
     return np.asarray(cv2.distanceTransform(drawn, cv2.DIST_L2, 3), dtype=np.float32)
 
 
+def by_colours(
+    mask: NDArray[np.float32], rgb: NDArray[np.uint8], own: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The mask, moved near its edge by how far colours are rather the person's, or what is around it.
+
+    Both are learned anew in each of many overlapping windows, so that shoes are compared with the ground and hair with
+    the sky. Along its bones a person stays: a sleeve may look like the wall.
+
+    Args:
+        mask (`(256, 256)` float32).
+        rgb (`(256, 256, 3)` uint8): the picture there.
+        own (`(256, 256)` float32): distance to the person's bones, in pixels.
+    """
+    bins = bins_of(np.asarray(rgb / 255, np.float32))
+    on = mask > _SURE
+    person = (cv2.erode(mask, np.ones((3, 3), np.uint8)) > 0.9) | (on & (own < 2))
+    beyond = mask < 0.1
+    half = _WINDOW // 2
+    ramp = np.minimum(np.arange(_WINDOW) + 0.5, _WINDOW - np.arange(_WINDOW) - 0.5).astype(np.float32)
+    hat = np.outer(ramp, ramp)
+    told, weight = np.zeros((2, *mask.shape), np.float32)
+    for top in range(-half, _SIZE, half):
+        for left in range(-half, _SIZE, half):
+            here = np.s_[max(top, 0) : top + _WINDOW, max(left, 0) : left + _WINDOW]
+            share = hat[max(-top, 0) :, max(-left, 0) :][: mask[here].shape[0], : mask[here].shape[1]]
+            weight[here] += share
+            inside, outside = bins[here][person[here]], bins[here][beyond[here]]
+            if min(len(inside), len(outside)) > _FEW:
+                told[here] += share * likelier(inside, outside)[bins[here]]
+    logits = cv2.GaussianBlur(told / weight, (0, 0), 0.8)
+    logits += on * 6 * np.clip(1 - own / 5, 0, 1)
+    sides = on.astype(np.uint8)
+    away = sum(cv2.distanceTransform(side, cv2.DIST_L2, 5) for side in (sides, 1 - sides))
+    before = np.clip(mask, 0.02, 0.98)
+    moved = 1 / (1 + (1 - before) / before * np.exp(-_TRUST * logits))
+    return np.asarray(mask + np.clip((_NEAR - away) / 3, 0, 1) * (moved - mask), np.float32)
+
+
 def _cleaned(mask: NDArray[np.float32], own: NDArray[np.float32]) -> NDArray[np.float32]:
     """Without islands that no bone of the person touches, and without specks of holes."""
+    mask = _without_islands(mask, own)
+    sure = (mask > _SURE).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(1 - sure, connectivity=4)
+    small = stats[:, cv2.CC_STAT_AREA] < 0.004 * int(sure.sum())
+    small[0] = False
+    return np.where(small[labels], np.maximum(mask, np.float32(1)), mask).astype(np.float32)
+
+
+def _without_islands(mask: NDArray[np.float32], own: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Without what no bone of the person touches."""
     sure = (mask > _SURE).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(sure, connectivity=8)
     if count <= 1:
@@ -287,11 +343,7 @@ def _cleaned(mask: NDArray[np.float32], own: NDArray[np.float32]) -> NDArray[np.
     kept = keep[labels]
     # A soft edge belongs to the part that it borders on.
     near = cv2.dilate(kept.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-    cleaned = np.where(near & ~((sure > 0) & ~kept), mask, np.float32(0))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(1 - kept.astype(np.uint8), connectivity=4)
-    small = stats[:, cv2.CC_STAT_AREA] < 0.004 * int(kept.sum())
-    small[0] = False
-    return np.where(small[labels], np.maximum(cleaned, np.float32(1)), cleaned).astype(np.float32)
+    return np.where(near & ~((sure > 0) & ~kept), mask, np.float32(0))
 
 
 def _box_of(

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .colours import bins_of, likelier
 from .parts import arm_cover, arm_distances, complete, seen_from_behind, smoothstep
 
 
@@ -147,54 +148,27 @@ def arm_masks(photo: NDArray[np.float32], distance: NDArray[np.float32], behind:
         distance (`(4, n, n)` float32): from the arms' bones, in half-widths (`parts.arm_distances`).
         behind (`float`): 1 for somebody seen from behind. Arms that look like the body around are behind it then.
     """
-    lab = cv2.cvtColor(np.ascontiguousarray(photo[..., :3]), cv2.COLOR_RGB2LAB)
-    bins = np.clip(lab / _BIN + (0, _BINS / 2, _BINS / 2), 0, _BINS - 1).astype(np.int64)
-    index = (bins[..., 0] * _BINS + bins[..., 1]) * _BINS + bins[..., 2]
+    bins = bins_of(photo[..., :3])
     inside = photo[..., 3] > 0.9
     away = inside & (distance.min(0) > 1.3)
     nearest = distance.argmin(0)
-    arms, before, around = np.zeros((3, *index.shape), np.float32)
+    arms, before, around = np.zeros((3, *bins.shape), np.float32)
     for bone, near in enumerate(distance):
         own, body = inside & (near < 0.45), away & (near < 4)
         odds, sure = 5 * (0.65 - near**2).clip(-4), 1.0
         if own.sum() > _FEW and body.sum() > _FEW:
-            ratio = _ratio(index[own], index[body])
-            told = cv2.GaussianBlur(ratio.astype(np.float32)[index], (0, 0), 1.0)
+            ratio = likelier(bins[own], bins[body])
+            told = np.asarray(cv2.GaussianBlur(ratio[bins], (0, 0), 1.0), np.float32)
             odds += told
             around += (nearest == bone) * _step(-told, 1.5, 4.0)
             # How well its colours tell it from the body: their Kullback-Leibler divergence.
-            apart = float(smoothstep(torch.tensor(ratio[index[own]].mean()), 1.5, 3.0))
+            apart = float(smoothstep(torch.tensor(ratio[bins[own]].mean()), 1.5, 3.0))
             sure = 1 - behind * (1 - apart)
         mask = 1 / (1 + np.exp(-odds))
         arms, before = np.maximum(arms, mask), np.maximum(before, sure * mask)
     return ArmMasks(arms, before, around)
 
 
-def _ratio(own: NDArray[np.int64], body: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Logits, -6 to 6, by which each bin of colours `(_BINS ** 3,)` is rather an arm's than the body's around.
-
-    Args:
-        own, body (`(N,)`): bins of pixels nearest to a bone, and around.
-    """
-    around = np.log(_density(body, np.ones(len(body))))
-    weight = np.ones(len(own))
-    for _ in range(4):
-        ratio = 1.5 * np.clip(np.log(_density(own, weight)) - around, -4, 4)
-        # Bones are not quite where they are thought to be: what is rather the body's counts less among the nearest.
-        weight = 1 / (1 + np.exp(-1.2 - ratio[own]))
-    return np.asarray(ratio)
-
-
-def _density(bins: NDArray[np.int64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How frequent each bin of colours is `(_BINS ** 3,)`, smoothed; none is 0."""
-    count = np.bincount(bins, weight, _BINS**3).reshape(_BINS, _BINS, _BINS).astype(np.float64)
-    for axis in range(3):
-        count = (np.roll(count, -1, axis) + 2 * count + np.roll(count, 1, axis)) / 4
-    return np.asarray(count.reshape(-1) / weight.sum() + 1e-4)
-
-
 _BEHIND_SIZE = 384
-_BIN, _BINS = 6.0, 20
-"""Size of a bin of colours in CIELAB, and how many to a side."""
 _FEW = 20
 """Pixels that tell no colours."""

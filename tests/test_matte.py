@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.images import load_picture
-from models.matte import MatteEstimator, enlarge, refine
+from models.matte import MatteEstimator, by_colours, enlarge, refine
 from models.matte_eval import evaluate
 from models.pose import PoseEstimator
 from shared.errors import BadInput
@@ -121,6 +121,39 @@ def test_refinement_moves_edges_to_those_of_the_picture() -> None:
     assert np.abs(after - disc).mean() < 0.75 * np.abs(before - disc).mean()
     assert after[290, 380] == 1
     assert after[20, 20] == 0
+
+
+def test_colours_take_gaps_out_and_bring_back_what_is_missing() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.zeros((256, 256), np.bool_)
+    truth[30:120, 90:160] = truth[120:230, 110:140] = True
+    truth[120:230, 122:128] = False  # between the legs
+    truth[60:75, 160:200] = True  # an arm
+    rgb = np.where(truth[..., None], (170, 60, 50), (120, 125, 130)) + rng.normal(0, 6, (256, 256, 3))
+    mask = np.zeros((256, 256), np.float32)
+    mask[30:120, 84:160] = mask[120:236, 106:140] = 1  # too wide, and without the arm's end
+    mask[120:230, 122:128] = 0.8  # not quite sure
+    mask[60:75, 160:190] = 1
+    mask = cv2.GaussianBlur(mask, (0, 0), 2)
+    far = np.full((256, 256), 99, np.float32)
+    moved = by_colours(mask, np.clip(rgb, 0, 255).astype(np.uint8), far)
+    wrong = [np.mean((of > 0.5) != truth) for of in (mask, moved)]
+    assert wrong[1] < 0.45 * wrong[0]
+    assert moved[150:220, 124:126].max() < 0.3, "the gap"
+    assert moved[62:73, 191:195].min() > 0.8, "the hand"
+
+
+def test_a_sleeve_like_the_wall_stays_along_its_bone() -> None:
+    rgb = np.full((256, 256, 3), 128, np.uint8)
+    rgb[:, 100:156] = (150, 40, 40)
+    rgb[100:112, 156:200] = 128
+    mask = np.zeros((256, 256), np.float32)
+    mask[:, 100:156] = mask[100:112, 156:200] = 1
+    bone = np.full((256, 256), 99, np.float32)
+    rows = np.arange(256, dtype=np.float32)
+    bone[:, 150:200] = np.abs(rows - 105.5)[:, None]
+    kept = by_colours(mask, rgb, bone)
+    assert kept[104:108, 160:195].min() > 0.5
 
 
 def test_enlarging_keeps_pixels_where_they_are() -> None:
