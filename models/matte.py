@@ -315,7 +315,9 @@ def by_colours(
     away = sum(cv2.distanceTransform(side, cv2.DIST_L2, 5) for side in (sides, 1 - sides))
     before = np.clip(mask, 0.02, 0.98)
     moved = 1 / (1 + (1 - before) / before * np.exp(-_TRUST * logits))
-    return np.asarray(mask + np.clip((_NEAR - away) / 3, 0, 1) * (moved - mask), np.float32)
+    # Where the mask is in doubt, such as between legs, and near its edge.
+    counts = np.clip((_NEAR - away) / 3, 0, 1) + np.clip((0.95 - mask) / 0.1, 0, 1) * on
+    return np.asarray(mask + counts.clip(max=1) * (moved - mask), np.float32)
 
 
 def _cleaned(mask: NDArray[np.float32], own: NDArray[np.float32]) -> NDArray[np.float32]:
