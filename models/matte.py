@@ -2,9 +2,9 @@
 """Cutting one person out of a picture: BlazePose's mask, kept from the neighbours, its edges refined at full size.
 
 BlazePose-full (Google, Apache-2.0) runs in onnxruntime from models/weights/matte/. It sees a square turned so that
-the person is upright, and gives a mask of that one person at 256 x 256. What is unsure at that size, a band along
-the edge, is then decided by the photo's own colours with a guided filter (He et al., "Guided Image Filtering",
-PAMI 2013).
+the person is upright, and gives a mask of that one person at 256 x 256. Colours that are rather the person's, or what
+is around it, move its edge. What is unsure at that size, a band along the edge, is then decided at the photo's own with
+a guided filter (He et al., "Guided Image Filtering", PAMI 2013).
 """
 
 from __future__ import annotations
