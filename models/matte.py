@@ -88,10 +88,12 @@ class MatteEstimator:
         """The coarse mask `(256, 256)` of one person, 0..1, and the `(2, 3)` map from the picture's pixels to it."""
         raw, to_mask = self._see(rgb, skeleton)
         own = _distance_to_bones(skeleton, to_mask)
+        theirs_alone = np.zeros(raw.shape, np.bool_)
         for other in others:
             if not other.visible.any():
                 continue
             theirs = _distance_to_bones(other, to_mask)
+            theirs_alone |= theirs < own
             contested = (raw > _SURE / 2) & (theirs < own)
             if not contested.any():
                 continue
@@ -101,7 +103,10 @@ class MatteEstimator:
             # Who is nearer owns what both masks claim; the step is softened over a few pixels.
             nearer = np.clip((own - theirs) / 6.0 + 0.5, 0.0, 1.0)
             raw = raw * (1.0 - seen * nearer)
-        mask = by_colours(_cleaned(raw, own), _warp_down(rgb, to_mask), own)
+        cleaned = _cleaned(raw, own)
+        mask = by_colours(cleaned, _warp_down(rgb, to_mask), own)
+        # A neighbour may wear the same.
+        mask[theirs_alone] = np.minimum(mask, cleaned)[theirs_alone]
         return _without_islands(mask, own), to_mask
 
     @functools.cached_property
