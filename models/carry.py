@@ -292,11 +292,11 @@ class _OtherSide:
         found = sample(self._own, self._maps.on_grid(size)[0][0])[_ENDS, 0]
         self._better = smoothstep((lacks * found).sum(1) / lacks.sum(1).clamp_min(1e-6), 0.3, 0.5)
         self.replaces = (lacks * self._better[:, None]).sum(0).reshape(1, 1, size, size)
+        self._near = F.max_pool2d(self.replaces, 3, 1, 1)
 
     def limbs(self, photo: Photo, share: Tensor, points: Tensor, at: Tensor, change: Tensor) -> _Limbs | None:
         """At the pixels of a chunk; arguments as there, its source points among them. None where nothing is lost."""
-        near = sample(F.max_pool2d(self.replaces, 3, 1, 1), at)[0, 0]
-        pixels = ((near > 0.01) & (share[_ENDS].sum(0) > 0.05)).nonzero()[:, 0]
+        pixels = ((sample(self._near, at)[0, 0] > 0.01) & (share[_ENDS].sum(0) > 0.05)).nonzero()[:, 0]
         if len(pixels) == 0:
             return None
         there = self._maps.at(at[:, pixels])[0][0]

@@ -37,6 +37,8 @@ _WINDOW = 96
 """Side, in pixels of the mask, of the windows in which the person's colours are told from those around."""
 _NEAR, _TRUST = 16.0, 0.7
 """How far from its edge, in pixels, colours move the mask, and how much they count against it."""
+_BONE, _BONE_REACH = 6.0, 5.0
+"""Logits by which a person stays on its bones, as much as colours say at most, and how many pixels from them."""
 _FEW = 60
 """Pixels that tell no colours."""
 _BAND = 2.0
@@ -315,7 +317,7 @@ def by_colours(
             if min(len(inside), len(outside)) > _FEW:
                 told[here] += share * likelier(inside, outside)[bins[here]]
     logits = cv2.GaussianBlur(told / weight, (0, 0), 0.8)
-    logits += on * 6 * np.clip(1 - own / 5, 0, 1)
+    logits += on * _BONE * np.clip(1 - own / _BONE_REACH, 0, 1)
     sides = on.astype(np.uint8)
     away = sum(cv2.distanceTransform(side, cv2.DIST_L2, 5) for side in (sides, 1 - sides))
     before = np.clip(mask, 0.02, 0.98)

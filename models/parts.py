@@ -614,10 +614,10 @@ _SPOT = 0.1
 """Standard deviation of what marks a facial joint for the networks, in torsos."""
 
 
-def pixel_grid(size: int, rows: slice = slice(None)) -> Tensor:
+def pixel_grid(size: int) -> Tensor:
     """Centres of a frame's pixels `(1, M, 2)`, row by row, in frame coordinates."""
     centres = (torch.arange(size) + 0.5) / size
-    return torch.stack(torch.meshgrid(centres, centres[rows], indexing="xy"), -1).reshape(1, -1, 2)
+    return torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).reshape(1, -1, 2)
 
 
 def sample(picture: Tensor, points: Tensor) -> Tensor:
