@@ -28,8 +28,9 @@ import threading
 import time
 import xml.etree.ElementTree as ElementTree
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -686,6 +687,20 @@ class Result:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Suite:
+    """Tests that one Python runs, with what of its environment only they have."""
+
+    title: str
+    environment: Environment
+    paths: Sequence[str]
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+AT_ONCE = 2
+"""Suites that run at the same time: each waits a lot, for a server, for Blender or for one busy processor."""
+
+
 def counts(report: Path) -> dict[str, int]:
     """Tests by outcome in a JUnit report: passed, failed, skipped."""
     if not report.exists():
@@ -754,18 +769,28 @@ def test(
         if done.returncode:
             print(done.stdout, flush=True)
 
-    def pytest(title: str, environment: Environment, paths: Sequence[str | Path], **more: str) -> None:
+    def pytest(suite: Suite, together: bool) -> Result:
+        """Runs a suite; one of several says in each line whose it is, and leaves processors to the others."""
         started = time.monotonic()
-        report = OUT / "test" / f"{title.replace(' ', '-')}.xml"
+        report = OUT / "test" / f"{suite.title.replace(' ', '-')}.xml"
         report.unlink(missing_ok=True)
         # -P: the checkout's folder is not on the path, so that the add-on cannot lean on what its zip lacks.
-        code = subprocess.run(
-            [environment.python, "-P", "-m", "pytest", f"--junitxml={report}", *options, *paths],
-            cwd=ROOT, check=False,
-            env=clean_environment(
-                WALKON_ZIP=str(zip_path), WALKON_SERVER_PYTHON=str(SERVER.python), **more
-            ),
-        ).returncode  # fmt: skip
+        command: list[str | Path] = [
+            suite.environment.python, "-P", "-m", "pytest", f"--junitxml={report}", *options, *suite.paths,
+        ]  # fmt: skip
+        given = {"WALKON_ZIP": str(zip_path), "WALKON_SERVER_PYTHON": str(SERVER.python), **suite.variables}
+        if not together:
+            code = subprocess.run(command, cwd=ROOT, check=False, env=clean_environment(**given)).returncode
+        else:
+            given["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // AT_ONCE))
+            with subprocess.Popen(
+                command, cwd=ROOT, env=clean_environment(**given), encoding="utf-8", errors="replace",
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            ) as running:  # fmt: skip
+                assert running.stdout is not None
+                for line in running.stdout:
+                    print(f"{suite.title}: {line}", end="", flush=True)
+            code = running.returncode
         found = counts(report)
         for key in tally:
             tally[key] += found[key]
@@ -773,7 +798,7 @@ def test(
         if code not in (0, 1, 5):  # pytest's own are 2 to 4; below 0 is the signal that killed it
             note += f", exit code {code}"
         nothing_asked = code == 5 and bool(options)  # 5: none collected, which a selection may well mean
-        results.append(Result(title, code == 0 or nothing_asked, time.monotonic() - started, note))
+        return Result(suite.title, code == 0 or nothing_asked, time.monotonic() - started, note)
 
     tool("style (ruff)", "-m", "ruff", "check", ".")
     tool("types (mypy)", "-m", "mypy")
@@ -788,18 +813,24 @@ def test(
     results.append(Result("add-on zip", zip_path is not None, time.monotonic() - started))
     if zip_path:
         tool("types of the add-on (mypy)", "-m", "mypy", "--package", "walkon")
+    suites: list[Suite] = []
     if server_tests or not chosen:
         others = [f"--ignore={ROOT / 'tests' / name}" for name in ("blender", "gui")]
-        pytest("tests", SERVER, server_tests or [*others, ROOT / "tests"])
+        suites.append(Suite("tests", SERVER, server_tests or [*others, str(ROOT / "tests")]))
     if zip_path and (blender_tests or not chosen):
         for blender in blenders:
             title = f"tests in {blender.title.removesuffix(' environment')}"
-            pytest(title, blender, blender_tests or [ROOT / "tests" / "blender"])
+            suites.append(Suite(title, blender, blender_tests or [str(ROOT / "tests" / "blender")]))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        results += pool.map(lambda suite: pytest(suite, together=len(suites) > 1), suites)
     if zip_path and window and (window_tests or not chosen):
-        # A window that hangs must not hold whoever waits for the tests.
+        # A window that hangs must not hold whoever waits for the tests. It has the machine for itself: what it is
+        # clicked and dragged with has to keep pace.
         limits = ["--session-timeout=900", "--timeout=300"]
         paths = [*limits, *(window_tests or [str(ROOT / "tests" / "gui")])]
-        pytest(f"tests in the {window.title}", SERVER, paths, WALKON_WINDOW=str(window.folder))
+        title = f"tests in the {window.title}"
+        suite = Suite(title, SERVER, paths, {"WALKON_WINDOW": str(window.folder)})
+        results.append(pytest(suite, together=False))
     if no_window:
         results.append(Result("tests in a window", True, 0.0, f"skipped: {no_window}"))
 
