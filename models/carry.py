@@ -16,18 +16,10 @@ from torch import Tensor
 
 from shared.skeleton import NOSE
 
+from .body import seen_from_behind
+from .grid import pixel_grid, sample, smooth, smoothstep
 from .head import Spot, TurnedHead, taken
-from .parts import (
-    NUM_PARTS,
-    PARTS,
-    PartMaps,
-    limb_prior,
-    pixel_grid,
-    sample,
-    seen_from_behind,
-    smooth,
-    smoothstep,
-)
+from .parts import NUM_PARTS, PARTS, PartMaps, limb_prior
 from .photo import resized, spread_colours
 
 if TYPE_CHECKING:
@@ -53,6 +45,7 @@ class Photo(NamedTuple):
     straight: NDArray[np.float32]  # (n, n, 4), straight colours, continued beyond the matte, and the matte
     bare: NDArray[np.float32]  # (m, m, 4), what torso and legs are taken from, and how far: without the arms
     armed: NDArray[np.float32]  # (m, m, 4), the same for arms: without what lies around them
+    hidden: Tensor  # (2, 64, 64), where the left and the right hand would be, if something hides it
 
 
 class _Read(NamedTuple):
@@ -178,7 +171,9 @@ def render(
         planes = torch.cat([prediction.part_logits, prediction.visible, painted], 1)
         outline = outline_of(prediction.alpha) / torso
     rgba = np.zeros((size * size, 4), np.float32)
-    other = _OtherSide.of(maps, prediction, matte) if other_side and prediction is not None else None
+    other = None
+    if other_side and prediction is not None:
+        other = _OtherSide.of(maps, prediction, matte, photo.hidden)
     pixels = _occupied(maps, outline, head, changed, edge, size)
     for chunk in chunks(pixels):
         at = centres(chunk, size)
@@ -264,22 +259,23 @@ class _Limbs(NamedTuple):
 class _OtherSide:
     """Hands and feet of one person as the photo's other side has them (`PartMaps.other_side`).
 
-    A foot that the photo cuts off, or hides behind somebody, is the other foot: beyond the matte there would be only
-    cloth, continued. `replaces` `(1, 1, 64, 64)` is how far it does so.
+    A foot that the photo cuts off, or hides behind somebody, is the other foot, and so is a hand in a pocket: there
+    would be only cloth. `replaces` `(1, 1, 64, 64)` is how far it does so.
     """
 
     @classmethod
-    def of(cls, maps: PartMaps, prediction: Prediction, matte: Tensor) -> _OtherSide | None:
+    def of(cls, maps: PartMaps, prediction: Prediction, matte: Tensor, hidden: Tensor) -> _OtherSide | None:
         """None where the photo shows every hand and foot that is asked for.
 
         Args:
             maps (`PartMaps`), prediction (`Prediction`): of the pose.
             matte (`(n, n)` float32): of the photo, small.
+            hidden (`(2, 64, 64)` float32): as in `Photo`.
         """
         size = prediction.share.shape[-1]
         inside = F.avg_pool2d(torch.sigmoid(prediction.alpha), prediction.alpha.shape[-1] // size)
         share = prediction.share * inside
-        rough = F.avg_pool2d(matte[None, None], _ROUGH).expand(len(_ENDS), -1, -1, -1)
+        rough = F.avg_pool2d(matte[None, None], _ROUGH) * (1 - F.pad(hidden, (0, 0, 0, 0, 0, 2))[:, None])
         ends = share[0, _ENDS].flatten(1)
         lacks = ends * (1 - _there(rough, maps.on_grid(size)[0][0]))
         some = bool((lacks.sum(1) > _LACKS * ends.sum(1)).any())

@@ -31,18 +31,10 @@ from shared.skeleton import (
 )
 
 from .blocks import Residual, ascend, block, descend, lay_out
+from .body import Body, complete, normalised
+from .grid import pixel_grid, sample, smooth, smoothstep
 from .head_pose import HeadMaps, HeadPose, angle_between
-from .parts import (
-    Body,
-    arm_cover,
-    arm_distances,
-    complete,
-    normalised,
-    pixel_grid,
-    sample,
-    smooth,
-    smoothstep,
-)
+from .parts import arm_cover, arm_distances
 
 _SIDE = 1.15
 """Of the head frame, in torsos."""
@@ -118,7 +110,8 @@ class Turned(NamedTuple):
 class Head(nn.Module):
     """U-Net at 48 px over the photo's head, turned as an ellipsoid would; painting and outline at 96 px.
 
-    It paints in colours that it picks from the photo's head: skin of a nape for a face that the photo does not show.
+    It paints in colours that it picks from the photo's head: a nape's skin for a face that the photo does not show. The
+    first is skin's, for which that of bare hands stands in where a head faces away: hair or a collar may hide it.
 
     Args:
         channels (`tuple` of 4 `int`, *optional*): width at 48, 24, 12 and 6 px.
@@ -166,7 +159,13 @@ class Head(nn.Module):
         lay_out(self)
 
     def forward(
-        self, source: Tensor, source_xy: Tensor, source_known: Tensor, target_xy: Tensor, target_known: Tensor
+        self,
+        source: Tensor,
+        source_xy: Tensor,
+        source_known: Tensor,
+        target_xy: Tensor,
+        target_known: Tensor,
+        skin: Tensor,
     ) -> Turned:
         """Predicts the head of the target pose.
 
@@ -174,6 +173,8 @@ class Head(nn.Module):
             source (`(B, 4, 96, 96)` float32): premultiplied RGBA of the photo in its head frame, 0..1.
             source_xy, target_xy (`(B, 18, 2)` float32): joints, each in its own head frame.
             source_known, target_known (`(B, 18)` bool).
+            skin (`(B, 4)` float32): the colour of bare skin, and 1; all 0 where none is known. It counts of heads that
+                face away in the photo.
         """
         size, fine, batch = self.SIZE, self.FINE, len(source)
         # Places rounded to bfloat16 would be half a pixel off.
@@ -200,7 +201,9 @@ class Head(nn.Module):
             ]
             features = torch.cat(planes, 1)
         levels = descend(self.stem(features.contiguous(memory_format=torch.channels_last)), self.down)
-        palette = self._palette(source, marks)
+        away = smoothstep(-maps.source.turned[:, 2, 2], 0.0, 0.3) * skin[:, 3]
+        first, *others = self._palette(source, marks).unbind(1)
+        palette = torch.stack([first + away[:, None] * (skin[:, :3] - first), *others], 1)
         facing = [pose.turned.flatten(1) for pose in (maps.source, maps.target)]
         gist = self.gist(torch.cat([palette.flatten(1), *facing], 1))[..., None, None]
         x = ascend(levels[-1] + gist, levels, self.up)

@@ -14,7 +14,8 @@ from torch import Tensor
 from shared import head
 from shared.skeleton import FACE, NECK
 
-from .parts import Body, smoothstep
+from .body import Body
+from .grid import smoothstep
 
 _CENTRE = (0.0, 0.02, 0.01)
 _HALF_AXES = (0.157, 0.226, 0.2)

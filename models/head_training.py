@@ -8,6 +8,7 @@ show is a blur. A patch critic sees the head, and where the joints of its face s
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +20,14 @@ from torch import Tensor
 from shared.skeleton import FACE, MIRROR, NECK
 
 from . import transfer_training
+from .body import complete
 from .critic import PatchCritic
+from .grid import pixel_grid, sample
 from .head import Head, Turned, cut, face_spots, head_frames, in_window, taken
 from .head_pose import head_pose
 from .motion_training import photographed, picture_of, recoloured
 from .msa_training import EdgeLoss
 from .pairs import Pairs
-from .parts import complete, pixel_grid
 from .transfer_training import Judged, Lesson, Options
 
 
@@ -40,6 +42,12 @@ class Batch(NamedTuple):
     target_known: Tensor
     flow: Tensor  # (B, 48, 48, 2), source points
     state: Tensor  # (B, 48, 48): 0 background, 1 seen in the source, 2 not
+    skin: Tensor  # (B, 4), bare skin, as `photo.hands_of` would find it
+
+    @property
+    def given(self) -> tuple[Tensor, ...]:
+        """What `Head` is given of it."""
+        return *self[:3], *self[4:6], self.skin
 
 
 def _as_estimated(xy: Tensor, state: Tensor, augment: bool) -> tuple[Tensor, Tensor]:
@@ -59,6 +67,27 @@ def _as_estimated(xy: Tensor, state: Tensor, augment: bool) -> tuple[Tensor, Ten
         shake = torch.where(torch.rand(len(xy)) < 0.2, 0.03, 0.012) * torso
         xy = xy + torch.randn(xy.shape) * shake[:, None, None]
     return xy, known
+
+
+def _skin(pictures: Sequence[Tensor], joints: Sequence[Tensor], augment: bool) -> Tensor:
+    """The colour of a face that one of both pictures shows, in another light, as hands would have it; `(B, 4)`.
+
+    Args:
+        pictures (two `(B, 4, 96, 96)`): premultiplied.
+        joints (two `(B, 18, 3)`): in the head frames, and 1 where seen.
+    """
+    skin = torch.zeros(len(pictures[0]), 4)
+    around = 0.04 * (pixel_grid(4) * 2 - 1)
+    for picture, face in zip(pictures, (of[:, [0, 14, 15]] for of in joints), strict=True):
+        seen = sample(picture, face[..., :2].mean(1, keepdim=True) + around).mean(2)
+        there = face[..., 2].amin(1, keepdim=True) * (seen[:, 3:] > 0.9)
+        colour = seen[:, :3] / seen[:, 3:].clamp_min(0.05)
+        if augment:
+            there = there * (torch.rand_like(there) < 0.6)
+            light = 0.2 * torch.randn_like(there) + 0.05 * torch.randn_like(colour)
+            colour = (colour * light.exp()).clamp(0, 1)
+        skin = torch.where((skin[:, 3:] == 0) & (there > 0), torch.cat([colour, there], 1), skin)
+    return skin
 
 
 def prepare(pairs: Pairs, augment: bool) -> Batch:
@@ -83,6 +112,14 @@ def prepare(pairs: Pairs, augment: bool) -> Batch:
     target = cut(target, target_origin, target_side, Head.FINE)
     if augment:
         source, target = recoloured((source, target), swaps=0.05)
+    joints = [
+        torch.cat([(xy - start[:, None]) / length[:, None, None], (state == 2)[..., None]], 2)
+        for xy, start, length, state in (
+            (source_xy, origin, side, source_state), (target_xy, target_origin, target_side, target_state)
+        )
+    ]  # fmt: skip
+    skin = _skin((source, target), joints, augment)
+    if augment:
         source = photographed(source)
     points = target_origin[:, None] + target_side[:, None, None] * pixel_grid(Head.SIZE)
     at = points.reshape(-1, Head.SIZE, Head.SIZE, 2) * 2 - 1
@@ -90,13 +127,14 @@ def prepare(pairs: Pairs, augment: bool) -> Batch:
     moved = F.grid_sample(torch.cat([flow, state], 1), at, mode="nearest", align_corners=False)
     return Batch(
         source,
-        (source_xy - origin[:, None]) / side[:, None, None],
+        joints[0][..., :2],
         source_known,
         target,
-        (target_xy - target_origin[:, None]) / target_side[:, None, None],
+        joints[1][..., :2],
         target_known,
         (moved[:, :2].permute(0, 2, 3, 1) - origin[:, None, None]) / side[:, None, None, None],
         moved[:, 2].round(),
+        skin,
     )
 
 
@@ -159,7 +197,7 @@ def judged(out: Turned, batch: Batch) -> tuple[Tensor, Tensor]:
 LESSON = Lesson(
     network=Head,
     prepare=prepare,
-    predict=lambda network, batch: network(*batch[:3], *batch[4:6]),
+    predict=lambda network, batch: network(*batch.given),
     losses=losses,
     held_out=96,
     # Backs of heads and faces that the photo does not show are the hardest, and rare.

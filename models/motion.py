@@ -26,6 +26,7 @@ from shared.skeleton import FACE, MIRROR, Skeleton
 
 from . import weights
 from .blocks import Residual, ascend, block, descend, lay_out
+from .body import complete, facial_spots, torso_length
 from .carry import (
     Photo,
     clear_specks,
@@ -34,20 +35,12 @@ from .carry import (
     passes_of,
     render,
 )
+from .grid import sample
 from .head import Head, TurnedHead, arms_before_head, cut, head_frames, turn
 from .head_pose import HeadMaps, head_pose
 from .images import LUMA
-from .parts import (
-    MIRRORED_PARTS,
-    NUM_PARTS,
-    PartMaps,
-    complete,
-    facial_spots,
-    limb_prior,
-    sample,
-    torso_length,
-)
-from .photo import arms_apart, is_grey, joined, resized, spread_colours
+from .parts import MIRRORED_PARTS, NUM_PARTS, PartMaps, limb_prior
+from .photo import Hands, arms_apart, hands_of, is_grey, joined, resized, spread_colours
 from .retouch import Retouch, paint_over, planes_of
 
 MARGIN = 0.55
@@ -101,6 +94,7 @@ class Analysed:
         small (`(1, 4, 256, 256)` float32): the frame as the network sees it, premultiplied.
         head (`(1, 4, 96, 96)` float32): its head frame, the same.
         before_head (`(1, 1, 128, 128)` float32, *optional*): `arms_before_head`.
+        hands (`Hands`): bare or hidden.
         grey (`bool`): the photo is black and white, so that what networks paint must be, too.
     """
 
@@ -112,6 +106,7 @@ class Analysed:
     small: Tensor
     head: Tensor
     before_head: Tensor | None
+    hands: Hands
     grey: bool
 
 
@@ -429,7 +424,8 @@ class MotionTransfer:
         head = cut(torch.from_numpy(photo).permute(2, 0, 1)[None], origin, side, Head.FINE, max(finer, 1))
         seen = torch.from_numpy(small).permute(2, 0, 1)[None]
         covered = arms_before_head(body, pose)
-        return Analysed(source, frame, straight, bare, armed, seen, head, covered, is_grey(small))
+        hands = hands_of(small, *joints)
+        return Analysed(source, frame, straight, bare, armed, seen, head, covered, hands, is_grey(small))
 
     @torch.inference_mode()
     def pose(self, actor: Analysed, target: Skeleton, passes: bool = False, draft: bool = False) -> Person:
@@ -489,7 +485,7 @@ class MotionTransfer:
         straight = actor.straight
         if per_pixel > 1:
             straight = resized(straight, max(8, round(actor.frame.size / per_pixel)))
-        photo = Photo(straight, actor.bare, actor.armed)
+        photo = Photo(straight, actor.bare, actor.armed, actor.hands.hidden)
         head = self._turned(actor, maps)
         changed = maps.moved().expand(1, 1, Motion.SIZE, Motion.SIZE)
         if prediction is not None:
@@ -515,6 +511,6 @@ class MotionTransfer:
             ((body.xy - origin[:, None]) / side, body.known)
             for body, origin, side in zip((maps.source, maps.target), origins, sides, strict=True)
         ]
-        out = self.head(actor.head, *joints[0], *joints[1])
+        out = self.head(actor.head, *joints[0], *joints[1], actor.hands.skin)
         covered = None if covered is None else covered * change
         return TurnedHead(share, covered, out, origins[0][0], float(sides[0]), origins[1][0], float(sides[1]))

@@ -32,9 +32,10 @@ from shared.skeleton import (
 )
 
 from . import transfer_training
+from .body import complete, torso_length
+from .grid import pixel_grid, sample, smoothstep
 from .motion import MARGIN, Motion, Prediction
 from .pairs import Pairs
-from .parts import complete, pixel_grid, sample, smoothstep, torso_length
 from .transfer_training import Lesson, Options
 
 

@@ -18,22 +18,22 @@ from torch import Tensor
 from shared.skeleton import (
     FACE,
     L_ANKLE,
-    L_EAR,
     L_ELBOW,
     L_HIP,
     L_KNEE,
     L_SHOULDER,
     L_WRIST,
     NECK,
-    NOSE,
     R_ANKLE,
-    R_EAR,
     R_ELBOW,
     R_HIP,
     R_KNEE,
     R_SHOULDER,
     R_WRIST,
 )
+
+from .body import Body, complete, normalised, perp
+from .grid import pixel_grid, sample, smoothstep
 
 PARTS = (
     "torso", "head",
@@ -60,119 +60,6 @@ _NEIGHBOURS = ((1, 2, 4, 6, 8), (0,), (0, 3), (2,), (0, 5), (4,), (0, 7), (6,), 
 _HALF_WIDTH_START = (0.17, 0.13, 0.17, 0.13, 0.24, 0.17, 0.24, 0.17)
 _HALF_WIDTH_END = (0.15, 0.19, 0.15, 0.19, 0.18, 0.30, 0.18, 0.30)
 _BEYOND_END = (0.0, 0.28, 0.0, 0.28, 0.0, 0.12, 0.0, 0.12)
-
-_SEGMENTS = (
-    (R_SHOULDER, L_SHOULDER, 0.72), (NECK, R_HIP, 1.03), (NECK, L_HIP, 1.03), (NECK, NOSE, 0.45), (R_EAR, L_EAR, 0.32),
-    (R_SHOULDER, R_ELBOW, 0.58), (L_SHOULDER, L_ELBOW, 0.58), (R_ELBOW, R_WRIST, 0.52), (L_ELBOW, L_WRIST, 0.52),
-    (R_HIP, R_KNEE, 0.85), (L_HIP, L_KNEE, 0.85), (R_KNEE, R_ANKLE, 0.83), (L_KNEE, L_ANKLE, 0.83),
-)  # fmt: skip
-"""Pairs of joints with the distance between them in torsos, seen square on."""
-
-
-def perp(v: Tensor) -> Tensor:
-    return torch.stack([-v[..., 1], v[..., 0]], -1)
-
-
-def normalised(v: Tensor) -> Tensor:
-    return v / v.norm(dim=-1, keepdim=True).clamp_min(1e-6)
-
-
-def _mean_of(xy: Tensor, known: Tensor, joints: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean `(B, 2)` of the known ones among the joints, and whether there is any `(B, 1)`."""
-    weight = known[:, joints, None].to(xy.dtype)
-    total = weight.sum(1)
-    return (xy[:, joints] * weight).sum(1) / total.clamp_min(1), total > 0
-
-
-def torso_length(xy: Tensor, known: Tensor) -> Tensor:
-    """How long the torso would be seen from the front, from whatever joints are known.
-
-    Foreshortening only shortens, so the longest segments, each divided by its length on an average body, tell.
-
-    Args:
-        xy (`(B, 18, 2)` float): joints.
-        known (`(B, 18)` bool).
-
-    Returns `(B,)`, in the unit of `xy`; a third of the joints' extent where no segment is known.
-    """
-    a, b, length = zip(*_SEGMENTS, strict=True)
-    both = known[:, a] & known[:, b]
-    ratio = (xy[:, a] - xy[:, b]).norm(dim=-1) / xy.new_tensor(length) * both
-    count = both.sum(1).clamp(1, 3)
-    longest = ratio.topk(3, dim=1)[0].sum(1) / count
-    far = torch.where(known[..., None], xy, xy.new_tensor(-math.inf)).amax(1)
-    near = torch.where(known[..., None], xy, xy.new_tensor(math.inf)).amin(1)
-    extent = (far - near).amax(1) / 3
-    fallback = torch.where(extent.isfinite() & (extent > 1e-4), extent, torch.ones_like(extent) * 0.25)
-    return torch.where(longest > 1e-4, longest, fallback)
-
-
-class Body(NamedTuple):
-    """Joints of a batch of people with the trunk completed where joints are missing."""
-
-    xy: Tensor  # (B, 18, 2), neck, shoulders and hips are always sensible
-    known: Tensor  # (B, 18) bool, as given
-    torso: Tensor  # (B,) torso length
-    head: Tensor  # (B, 2) middle of the face
-    down: Tensor  # (B, 2) unit vector from head to hips
-
-
-def complete(xy: Tensor, known: Tensor) -> Body:
-    """Fills in neck, shoulders, hips and the middle of the face where they are missing.
-
-    Args:
-        xy (`(B, 18, 2)` float): joints; what stands at unknown ones does not matter as long as it is finite.
-        known (`(B, 18)` bool).
-    """
-    size = torso_length(xy, known)
-    unit = size[:, None]
-    face, has_face = _mean_of(xy, known, FACE)
-    top, has_top = _mean_of(xy, known, (NECK, R_SHOULDER, L_SHOULDER))
-    bottom, has_bottom = _mean_of(xy, known, (R_HIP, L_HIP))
-    anything, _ = _mean_of(xy, known, tuple(range(18)))
-    down = xy.new_tensor([0.0, 1.0]).expand(len(xy), 2)
-    down = torch.where(has_face & has_bottom, bottom - face, down)
-    down = torch.where(has_face & has_top, top - face, down)
-    down = torch.where(has_top & has_bottom, bottom - top, down)
-    down = torch.where(down.norm(dim=-1, keepdim=True) > 1e-4, down, xy.new_tensor([0.0, 1.0]))
-    down = normalised(down)
-
-    def is_known(joint: int) -> Tensor:
-        return known[:, joint, None]
-
-    right, left = xy[:, R_SHOULDER], xy[:, L_SHOULDER]
-    both_shoulders = is_known(R_SHOULDER) & is_known(L_SHOULDER)
-    neck = anything
-    neck = torch.where(has_top, top, neck)
-    neck = torch.where(has_bottom & ~has_top, bottom - down * unit, neck)
-    neck = torch.where(has_face & ~has_top, face + down * unit * 0.42, neck)
-    neck = torch.where(both_shoulders, (right + left) / 2, neck)
-    neck = torch.where(is_known(NECK), xy[:, NECK], neck)
-    # From the right to the left shoulder; a person facing us has the left one on the right of the picture.
-    across = -perp(down) * unit * 0.7
-    hips = xy[:, L_HIP] - xy[:, R_HIP]
-    both_hips = is_known(R_HIP) & is_known(L_HIP)
-    across = torch.where(both_hips, hips * 1.5, across)
-    across = torch.where(is_known(R_SHOULDER), 2 * (neck - right), across)
-    across = torch.where(is_known(L_SHOULDER), 2 * (left - neck), across)
-    across = torch.where(both_shoulders, left - right, across)
-    right = torch.where(is_known(R_SHOULDER), right, neck - across / 2)
-    left = torch.where(is_known(L_SHOULDER), left, neck + across / 2)
-    middle = neck + down * unit
-    middle = torch.where(is_known(R_HIP), xy[:, R_HIP] + across * 0.3, middle)
-    middle = torch.where(is_known(L_HIP) & ~is_known(R_HIP), xy[:, L_HIP] - across * 0.3, middle)
-    right_hip = torch.where(is_known(R_HIP), xy[:, R_HIP], middle - across * 0.3)
-    left_hip = torch.where(is_known(L_HIP), xy[:, L_HIP], middle + across * 0.3)
-    full = xy.clone()
-    for joint, value in (
-        (NECK, neck),
-        (R_SHOULDER, right),
-        (L_SHOULDER, left),
-        (R_HIP, right_hip),
-        (L_HIP, left_hip),
-    ):
-        full[:, joint] = value
-    return Body(full, known, size, torch.where(has_face, face, neck - down * unit * 0.42), down)
 
 
 def _similarity(points: Tensor, images: Tensor, weight: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
@@ -250,13 +137,6 @@ def _bones_of(body: Body) -> tuple[Tensor, Tensor, Tensor]:
     trunk = body.known.clone()
     trunk[:, [R_SHOULDER, L_SHOULDER, R_HIP, L_HIP]] = True
     return body.xy[:, start], body.xy[:, end], trunk[:, start] & body.known[:, end]
-
-
-def seen_from_behind(body: Body) -> Tensor:
-    """1 where the right shoulder is clearly on the right, 0 where it is not or is not known, `(B,)`."""
-    across = body.xy[:, L_SHOULDER] - body.xy[:, R_SHOULDER]
-    width = (across * perp(body.down)).sum(-1) / body.torso  # negative where we see the front
-    return smoothstep(width, 0.1, 0.3) * body.known[:, [R_SHOULDER, L_SHOULDER]].all(1)
 
 
 class PartMaps:
@@ -603,36 +483,6 @@ def arm_distances(body: Body, size: int, below_shoulders: bool = False) -> Tenso
     return distance.masked_fill(~drawn[..., None], 9.0).reshape(-1, 4, size, size)
 
 
-def facial_spots(body: Body, size: int) -> Tensor:
-    """A soft spot at each known facial joint, `(B, 5, size * size)`: they say which way somebody faces."""
-    joints = list(FACE)
-    squared = (pixel_grid(size)[:, None] - body.xy[:, joints, None]).square().sum(-1)
-    return torch.exp(-squared / (2 * (_SPOT * body.torso[:, None, None]) ** 2)) * body.known[:, joints, None]
-
-
-_SPOT = 0.1
-"""Standard deviation of what marks a facial joint for the networks, in torsos."""
-
-
-def pixel_grid(size: int) -> Tensor:
-    """Centres of a frame's pixels `(1, M, 2)`, row by row, in frame coordinates."""
-    centres = (torch.arange(size) + 0.5) / size
-    return torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).reshape(1, -1, 2)
-
-
-def sample(picture: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values `(B, C, ...)` of `(B, C, h, w)` at frame points `(B, ..., 2)`; 0 outside."""
-    grid = points.reshape(len(points), -1, 1, 2) * 2 - 1
-    values = F.grid_sample(picture, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return values.reshape(len(points), picture.shape[1], *points.shape[1:-1])
-
-
-def smooth(planes: Tensor, points: Tensor) -> Tensor:
-    """Bicubic values `(C, M)` of `(1, C, n, n)` at frame points `(M, 2)`; the border's beyond it."""
-    grid = points[None, :, None] * 2 - 1
-    return F.grid_sample(planes, grid, mode="bicubic", padding_mode="border", align_corners=False)[0, :, :, 0]
-
-
 def limb_prior(distance: Tensor, coverage: Tensor, in_target: Tensor) -> tuple[Tensor, Tensor]:
     """What the part maps alone say: logits of the parts and each part's own alpha, `(B, 10, M)` both.
 
@@ -646,8 +496,3 @@ def limb_prior(distance: Tensor, coverage: Tensor, in_target: Tensor) -> tuple[T
     front = distance.new_tensor([0.0, 0.5] + [1.0] * 4 + [0.0] * 4)[:, None]
     logits = front - 1.5 * (distance**2).clamp(max=16) + 3.0 * torch.log(alpha + 0.03)
     return logits.masked_fill(~in_target[..., None], -60.0), alpha
-
-
-def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
-    t = ((x - low) / (high - low)).clamp(0, 1)
-    return t * t * (3 - 2 * t)

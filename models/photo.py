@@ -12,8 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shared.skeleton import L_ELBOW, L_WRIST, R_ELBOW, R_WRIST
+
+from .body import complete, seen_from_behind, torso_length
 from .colours import bins_of, likelier
-from .parts import arm_cover, arm_distances, complete, seen_from_behind, smoothstep
+from .grid import smoothstep
+from .parts import arm_cover, arm_distances
 
 
 def resized(picture: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -33,6 +37,57 @@ def is_grey(photo: NDArray[np.float32]) -> bool:
     """Whether the person `(h, w, 4)`, premultiplied, of a photo is black and white."""
     person = photo[photo[..., 3] >= 0.5, :3]
     return bool((np.ptp(person, axis=1) > 0.03).mean() < 0.01)
+
+
+class Hands(NamedTuple):
+    """What a photo shows of a person's hands."""
+
+    skin: Tensor  # (1, 4) float32: their colour, and 1; all 0 where none shows, or none in a colour that skin has
+    hidden: Tensor  # (2, 64, 64) float32: where the left and the right one would be, if the photo hides it
+
+
+def hands_of(photo: NDArray[np.float32], xy: Tensor, known: Tensor) -> Hands:
+    """Finds bare hands, and those in a pocket or behind something of the person's own.
+
+    Args:
+        photo (`(n, n, 4)` float32): the person, premultiplied.
+        xy (`(1, 18, 2)` float32), known (`(1, 18)` bool): the joints, frame coordinates.
+    """
+    size = len(photo)
+    inside = photo[..., 3] > 0.9
+    rgb = np.asarray(photo[..., :3] / np.maximum(photo[..., 3:], 0.5), np.float32)
+    _, red, blue = np.moveaxis(255 * cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb), 2, 0)
+    # Skin of all tones in most light (Chai and Ngan 1999, Face segmentation using skin-color map, widened).
+    bare = (red > 136) & (red < 178) & (blue > 85) & (blue < 127) & (red - blue > 12)
+    radius = 0.12 * size * float(torso_length(xy, known)[0])
+
+    def around(elbow: int, wrist: int, wide: float, long: float) -> NDArray[np.uint8]:
+        place = np.zeros((size, size), np.uint8)
+        if known[0, elbow] and known[0, wrist]:
+            along = xy[0, wrist] - xy[0, elbow]
+            hand = size * (xy[0, wrist] + 0.3 * along)
+            end = hand + long * along / along.norm().clamp_min(1e-6)
+            start, stop = (tuple(at.round().int().tolist()) for at in (hand, end))
+            cv2.line(place, start, stop, 1, max(1, round(2 * wide)))
+        return place
+
+    arms = (L_ELBOW, L_WRIST), (R_ELBOW, R_WRIST)
+    areas = [(around(*arm, radius, 0.0) > 0) & inside for arm in arms]
+    skin = (areas[0] | areas[1]) & bare
+    colour = torch.zeros(1, 4)
+    if skin.sum() > max(_FEW, 0.25 * (areas[0] | areas[1]).sum()):
+        colour = torch.tensor([[*np.median(rgb[skin], 0), 1.0]], dtype=torch.float32)
+    hidden = torch.zeros(2, _HANDS_SIZE, _HANDS_SIZE)
+    for side, (area, other) in enumerate((areas, areas[::-1])):  # left, right
+        if min(area.sum(), other.sum()) <= _FEW or bare[area].mean() > 0.1 or bare[other].mean() < 0.6:
+            continue
+        # A glove, or what the hand holds, looks like neither the other hand nor the clothes.
+        bins = bins_of(rgb)
+        away = resized(arm_distances(complete(xy, known), _HANDS_SIZE)[0].amin(0).numpy(), size) > 1.3
+        if likelier(bins[other], bins[inside & away])[bins[area]].mean() < -2:
+            place = around(*arms[side], 1.3 * radius, 3 * radius).astype(np.float32)
+            hidden[side] = torch.from_numpy(resized(place, _HANDS_SIZE))
+    return Hands(colour, hidden)
 
 
 def spread_colours(rgb: NDArray[np.float32], matte: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -170,5 +225,6 @@ def arm_masks(photo: NDArray[np.float32], distance: NDArray[np.float32], behind:
 
 
 _BEHIND_SIZE = 384
+_HANDS_SIZE = 64
 _FEW = 20
 """Pixels that tell no colours."""

@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from shared.skeleton import FACE, MIRROR
 
 from .blocks import Residual, ascend, block, descend, lay_out
+from .body import facial_spots
 from .carry import centres, chunks, outline_of, pixels_near
-from .parts import MIRRORED_PARTS, NUM_PARTS, facial_spots, smooth, smoothstep
+from .grid import smooth, smoothstep
+from .parts import MIRRORED_PARTS, NUM_PARTS
 from .photo import spread_colours
 
 if TYPE_CHECKING:

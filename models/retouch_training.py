@@ -27,10 +27,11 @@ from shared.errors import BadInput, NoActor
 from shared.skeleton import L_HIP, L_KNEE, NECK, R_HIP, R_KNEE, Skeleton
 
 from . import motion_training, pairs, transfer_training
+from .body import torso_length
+from .grid import pixel_grid, smoothstep
 from .motion import Motion, MotionTransfer, crop
 from .motion_training import blurred, clouds, recoloured
 from .msa_training import EdgeLoss
-from .parts import pixel_grid, smoothstep, torso_length
 from .photo import resized
 from .retouch import COLOUR, Retouch, Retouched, planes_of
 from .transfer_training import Lesson, Options

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import re
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from shared.errors import BadInput, WalkOnError
 from shared.skeleton import FACE, L_HIP, L_KNEE, L_SHOULDER, R_HIP, R_KNEE, R_SHOULDER, Skeleton
 
-from . import weights
+from .body import torso_length
 from .draw import draw_people
 from .finish import overlap, straight_bytes
 from .images import LUMA, load_picture, save_png
@@ -34,7 +35,6 @@ from .matte import MatteEstimator
 from .metrics import Measure, PersonFeatures, frechet_distance, gaussian_window, lpips, pckh, ssim_map
 from .motion import MotionTransfer, Person, crop, person_frame, tensors
 from .msa import MsaTransfer
-from .parts import torso_length
 from .photo import resized
 from .pose import PoseEstimator
 from .suitability import shown_of
@@ -67,16 +67,9 @@ class Copying:
 
 
 def transfers(names: Sequence[str] = ROWS) -> dict[str, Transfer]:
-    """The rows that can be measured here, by name; `msa` is left out where its weights are not installed."""
-    found: dict[str, Transfer] = {}
-    for name in names:
-        if name == "copy":
-            found[name] = Copying()
-        elif name != "msa":
-            found[name] = MotionTransfer(name)
-        elif (weights.ROOT / "transfer" / "msa").is_dir():
-            found[name] = MsaTransfer()
-    return found
+    """The rows by name."""
+    others: dict[str, Callable[[], Transfer]] = {"copy": Copying, "msa": MsaTransfer}
+    return {name: others[name]() if name in others else MotionTransfer(name) for name in names}
 
 
 # -------------------------------------------------------------------------------------- numbers of one result
@@ -509,7 +502,10 @@ def _peak_bytes() -> int:
     """The largest resident size of this process so far."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
+    if sys.platform == "linux":
+        # getrusage counts what the process was before it began this program: its parent.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * int(re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)[1])  # type: ignore[index]
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -49,8 +49,8 @@ def what_the_photo_shows(target: Skeleton, source: Skeleton) -> Skeleton:
 
 def check_pose(wanted: Skeleton, actor: Skeleton) -> None:
     """Raises BadInput where a pose that somebody gave cannot be meant: hardly a joint, or of a wrong scale."""
+    from models.body import torso_length
     from models.motion import tensors
-    from models.parts import torso_length
 
     known = int(wanted.visible.sum())
     if known < _MIN_JOINTS:

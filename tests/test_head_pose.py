@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.body import Body, complete
 from models.head_pose import HeadMaps, angle_between, head_pose
-from models.parts import Body, complete
 from shared.head import JOINTS, turned_head, turns
 from shared.skeleton import FACE, L_EAR, L_EYE, L_HIP, NECK, NOSE, R_EAR, R_EYE, R_HIP, Skeleton
 from tests.test_motion import STANDING

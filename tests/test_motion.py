@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import weights
+from models.body import complete, seen_from_behind, torso_length
+from models.grid import pixel_grid, sample
 from models.images import LUMA
 from models.motion import (
+    Analysed,
     Frame,
     Motion,
     MotionTransfer,
@@ -23,17 +27,8 @@ from models.motion import (
     person_frame,
     with_carried_face,
 )
-from models.parts import (
-    MIRRORED_PARTS,
-    PartMaps,
-    arm_distances,
-    complete,
-    pixel_grid,
-    sample,
-    seen_from_behind,
-    torso_length,
-)
-from models.photo import arm_masks, spread_colours
+from models.parts import MIRRORED_PARTS, PartMaps, arm_distances
+from models.photo import Hands, arm_masks, spread_colours
 from server.preview import paint
 from shared.errors import BadInput, MissingWeights, NoActor
 from shared.skeleton import (
@@ -387,6 +382,54 @@ def test_a_foot_that_the_photo_hides_is_the_other_foot() -> None:
         return float((layer[238:262, 145:180].min(-1) > 0.8).sum())
 
     assert shoe(hidden) > 0.5 * shoe(matte) > 50
+
+
+def test_a_hand_in_a_pocket_is_the_other_hand() -> None:
+    rgb, matte = picture()
+    pocket = np.s_[136:180, 104:160]
+    noise = np.random.default_rng(1).normal(0, 6, (44, 56, 3))
+    rgb[pocket], matte[pocket] = np.clip(noise + (40, 50, 120), 0, 255), 1
+    waving = STANDING.copy()
+    waving[[L_ELBOW, L_WRIST]] = (162, 88), (176, 52)
+    transfer = MotionTransfer()
+    actor = transfer.analyse(rgb, matte, skeleton(STANDING))
+    assert actor.hands.hidden.amax((1, 2)).tolist() == [1, 0], "the left one"
+
+    def skin(actor: Analysed) -> float:
+        """How much of it there is at the end of the raised arm."""
+        there = over_grey(transfer.pose(actor, skeleton(waving)), (280, 200))[30:60, 165:200]
+        return float((there[..., 0] > there[..., 2] + 0.15).sum())
+
+    shown = replace(actor, hands=Hands(actor.hands.skin, torch.zeros(2, 64, 64)))
+    assert skin(actor) > 100 > 3 * skin(shown)
+
+
+@pytest.mark.parametrize("glove", [(30, 30, 30), (60, 160, 60)])
+def test_a_glove_is_no_hidden_hand(glove: tuple[int, int, int]) -> None:
+    rgb, matte = picture()
+    cv2.circle(rgb, (140, 152), 12, glove, -1)
+    hands = MotionTransfer("limbs").analyse(rgb, matte, skeleton(STANDING)).hands
+    assert hands.hidden.max() == 0
+    assert hands.skin[0, 3] == 1, "the other hand is bare"
+
+
+@pytest.mark.parametrize("tone", [(230, 184, 158), (158, 107, 84), (77, 48, 38)])
+def test_skin_is_found_at_the_hands(tone: tuple[int, int, int]) -> None:
+    rgb, matte = picture()
+    for hand in ((140, 152), (62, 154)):
+        cv2.circle(rgb, hand, 12, tone, -1)
+    skin = MotionTransfer("limbs").analyse(rgb, matte, skeleton(STANDING)).hands.skin
+    torch.testing.assert_close(255 * skin[0], torch.tensor([*tone, 255.0]), atol=3, rtol=0)
+
+
+def test_gloves_and_hands_out_of_sight_are_no_skin() -> None:
+    rgb, matte = picture()
+    unseen = skeleton(STANDING, missing=(L_WRIST, R_WRIST))
+    assert MotionTransfer("limbs").analyse(rgb, matte, unseen).hands.skin.tolist() == [[0, 0, 0, 0]]
+    for hand in ((140, 152), (62, 154)):
+        cv2.circle(rgb, hand, 12, (30, 30, 30), -1)
+    gloved = MotionTransfer("limbs").analyse(rgb, matte, skeleton(STANDING))
+    assert gloved.hands.skin.tolist() == [[0, 0, 0, 0]]
 
 
 def test_a_pose_without_limbs_is_a_trunk_with_a_head() -> None:

@@ -170,11 +170,6 @@ def test_folders_without_pairs_or_people_are_named(tmp_path):
         on_photos({}, tmp_path, 3)
 
 
-def test_msa_is_left_out_where_it_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setattr("models.weights.ROOT", tmp_path)
-    assert list(transfers(["msa", "limbs", "copy"])) == ["limbs", "copy"]
-
-
 def test_real_photos_and_their_sheet(tmp_path, shared_data):
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -193,10 +188,12 @@ def test_real_photos_and_their_sheet(tmp_path, shared_data):
 
 
 def test_cost_is_measured_in_a_process_of_its_own():
+    ballast = np.ones(1_500_000_000, np.uint8)  # that of this process must not count
     said = cost("limbs", threads=1, heights=(64, 256))
+    del ballast
     assert set(said) == {"seconds_64", "seconds_256", "memory", "preview_ms"}
     assert said["seconds_64"] < said["seconds_256"]
-    assert 50e6 < said["memory"] < 4e9
+    assert 50e6 < said["memory"] < 1.2e9
 
 
 def test_command(tmp_path):
