@@ -275,6 +275,8 @@ class _OtherSide:
         size = prediction.share.shape[-1]
         inside = F.avg_pool2d(torch.sigmoid(prediction.alpha), prediction.alpha.shape[-1] // size)
         share = prediction.share * inside
+        # Near its pocket a hand stays in it.
+        hidden = hidden * maps.hands_away()[0, :, None, None]
         rough = F.avg_pool2d(matte[None, None], _ROUGH) * (1 - F.pad(hidden, (0, 0, 0, 0, 0, 2))[:, None])
         ends = share[0, _ENDS].flatten(1)
         lacks = ends * (1 - _there(rough, maps.on_grid(size)[0][0]))

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from models import weights
 from models.motion import Person
-from shared.errors import MissingWeights
 from shared.skeleton import NUM_JOINTS, Skeleton
 
 SIZE = 256
@@ -295,25 +294,25 @@ def cut_from_white(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
 # --- inference ----------------------------------------------------------------------------------------------
 
 
-class MsaTransfer:
-    """Paints the actor with installed weights of `MsaGenerator`, at 256 pixels.
+IMPORTED, REDUCED = "msa", "msa-reduced"
+"""Folders of models/weights/transfer: the authors' weights, or other full ones, which users install themselves; and
+those of a quarter of the width that come with Walk-On, to compare with."""
 
-    Args:
-        name (`str`, *optional*, defaults to `"msa"`): the weights' folder in models/weights/transfer.
+
+def installed() -> str:
+    """The weights that `MsaTransfer` uses: imported ones where there are any."""
+    return IMPORTED if (weights.ROOT / "transfer" / IMPORTED).is_dir() else REDUCED
+
+
+class MsaTransfer:
+    """Paints the actor with the `installed` weights of `MsaGenerator`, at 256 pixels.
 
     Raises:
-        MissingWeights: they aren't installed (none come with Walk-On) or do not fit.
+        MissingWeights: they do not fit.
     """
 
-    def __init__(self, name: str = "msa") -> None:
-        if not (weights.ROOT / "transfer" / name).is_dir():
-            raise MissingWeights(
-                f"transfer/{name}: no weights of the paper's generator are installed",
-                "Get netG_260500.pth from the authors (prasunroy/pose-transfer) and run: "
-                "walkon models import netG_260500.pth",
-                f"transfer/{name}",
-            )
-        self.generator = weights.load(MsaGenerator, "transfer", name)
+    def __init__(self) -> None:
+        self.generator = weights.load(MsaGenerator, "transfer", installed())
 
     def transfer(
         self, rgb: NDArray[np.uint8], matte: NDArray[np.float32], source: Skeleton, target: Skeleton
@@ -361,7 +360,7 @@ def import_checkpoint(path: Path, folder: Path | None = None, ngf: int = 64) -> 
     """
     from safetensors.torch import save_file
 
-    folder = folder or weights.ROOT / "transfer" / "msa"
+    folder = folder or weights.ROOT / "transfer" / IMPORTED
     with torch.device("meta"):
         expected = MsaGenerator(ngf=ngf).state_dict()
     fix = "Give the generator's checkpoint (netG_*.pth) of prasunroy/pose-transfer, unchanged"

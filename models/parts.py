@@ -387,6 +387,11 @@ class PartMaps:
         still = torch.cat([torch.zeros_like(self.ratio)[:, None], torch.stack(limbs, 1)], 1)
         return (1 - smoothstep(still, *_STILL)) * self._trunk_still[:, None]
 
+    def hands_away(self) -> Tensor:
+        """How far the left and the right wrist leave the place of the trunk where the photo has them, `(B, 2)`: 0 up to
+        a quarter of a torso, 1 from half of one on."""
+        return smoothstep(self._off[:, [L_WRIST, R_WRIST]], 0.25, 0.5)
+
     def _from_the_trunk(self) -> tuple[Tensor, Tensor]:
         """How far the joints lie to the trunk from where they do in the photo `(B, 18)`, in torsos, and how far the
         trunk is from its picture turned and scaled `(B,)`."""

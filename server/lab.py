@@ -37,7 +37,7 @@ Assets = Annotated[
 Workers = Annotated[int, typer.Option(min=1, help="Processes that render people, a core each.")]
 Run = Annotated[Path, typer.Option(help="Folder for checkpoints and the curve.")]
 Minutes = Annotated[float, typer.Option(min=0.1, help="How long to train, earlier stretches included.")]
-Rows = Annotated[str, typer.Option(help="What to measure; msa only where it is installed.")]
+Rows = Annotated[str, typer.Option(help="What to measure.")]
 Network = Annotated[
     Path | None, typer.Option(exists=True, dir_okay=False, help="That network as ONNX (docs/transfer.md).")
 ]

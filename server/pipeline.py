@@ -230,10 +230,12 @@ class Pipeline:
         used = [("pose", "movenet-multipose"), ("pose", "movenet-thunder"), ("matte", "blazepose-full")]
         if placement is not None:
             used += [("placement", placement), ("refine", "body"), ("refine", "refinenet")]
-        if generator != "limbs":
-            used.append(("transfer", generator))
+        if generator == "msa":
+            from models.msa import installed
+
+            used.append(("transfer", installed()))
         if generator == "motion":
-            used += [("transfer", "head"), ("transfer", "retouch")]
+            used += [("transfer", name) for name in ("motion", "head", "retouch")]
         return {f"{stage}/{name}": sha256(stage, name) for stage, name in used}
 
     # --- stages -----------------------------------------------------------------------------------------
@@ -519,7 +521,7 @@ class Pipeline:
                 target = with_carried_face(who.skeleton, target)
                 doubts += turned_away(where, target)
         target = what_the_photo_shows(target, who.skeleton)
-        doubts += lacking(who.skeleton, target)
+        doubts += lacking(who.skeleton, target) + reduced(generator)
         with clock.stage("matte"):
             matte = self.cut_out(who)
         with clock.stage("transfer"):
@@ -630,7 +632,7 @@ class Pipeline:
             layer.x,
             layer.y,
             layer.scale,
-            warnings=[*who.warnings, *lacking(who.skeleton, target)],
+            warnings=[*who.warnings, *lacking(who.skeleton, target), *reduced(request.generator)],
             seconds=clock.seconds,
             versions=versions(),
             weights=self.weights(request.generator),
@@ -712,6 +714,18 @@ def versions() -> dict[str, str]:
 def _picture(blob: NDArray[Any], subject: str) -> Picture:
     """A picture of the wire. Its size was held against the server's own limit when it came in."""
     return picture_from_array(blob, subject, math.inf)
+
+
+def reduced(generator: str) -> list[str]:
+    """A warning where the paper's generator is asked for and its authors' weights are not there."""
+    from models.msa import REDUCED, installed
+
+    if generator != "msa" or installed() != REDUCED:
+        return []
+    return [
+        "The person is painted by a small form of the paper's network, which blurs; for its authors' weights get "
+        "netG_260500.pth (prasunroy/pose-transfer) and run: walkon models import netG_260500.pth"
+    ]
 
 
 def _choose(field: str, name: str, known: Sequence[str]) -> None:

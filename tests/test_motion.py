@@ -402,6 +402,10 @@ def test_a_hand_in_a_pocket_is_the_other_hand() -> None:
 
     shown = replace(actor, hands=Hands(actor.hands.skin, torch.zeros(2, 64, 64)))
     assert skin(actor) > 100 > 3 * skin(shown)
+    near = STANDING.copy()
+    near[[L_ELBOW, L_WRIST]] += (6, -4), (10, -8)
+    still_in_it, drawn_from_it = (transfer.pose(one, skeleton(near)).rgba for one in (actor, shown))
+    np.testing.assert_array_equal(still_in_it, drawn_from_it)
 
 
 @pytest.mark.parametrize("glove", [(30, 30, 30), (60, 160, 60)])

@@ -20,6 +20,8 @@ from torch import nn
 from models import weights
 from models.msa import (
     ATTRIBUTION,
+    IMPORTED,
+    REDUCED,
     MsaGenerator,
     MsaTransfer,
     PatchGan,
@@ -27,13 +29,14 @@ from models.msa import (
     encode,
     import_checkpoint,
     initialise,
+    installed,
     pose_maps,
     window_of,
 )
 from models.msa_training import EdgeLoss, Options, Trainer, Vgg19Loss, adversarial_loss, prepare, train
 from models.pairs import Stored, read_file
 from models.transfer_training import Machine
-from shared.errors import BadInput, MissingWeights
+from shared.errors import BadInput
 from shared.skeleton import NUM_JOINTS, Skeleton
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -392,18 +395,12 @@ def test_import_refuses_what_is_no_checkpoint(tmp_path: Path, content: bytes) ->
         import_checkpoint(tmp_path / "none.pth", tmp_path / "msa")
 
 
-def test_without_weights_it_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "ROOT", tmp_path)
-    with pytest.raises(
-        MissingWeights, match=r"transfer/msa: no weights .* walkon models import netG_260500.pth"
-    ):
-        MsaTransfer()
-
-
 def test_transfer_with_imported_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "ROOT", tmp_path)
+    assert installed() == REDUCED
     authors_checkpoint(tmp_path / "netG.pth")
     import_checkpoint(tmp_path / "netG.pth", ngf=4)
+    assert installed() == IMPORTED
     transfer = MsaTransfer()
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (300, 200, 3), dtype=np.uint8)

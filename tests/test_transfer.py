@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from models.images import load_picture, picture_from_array
+from models.msa import IMPORTED, REDUCED, installed
 from server.cli import app
 from server.pipeline import Pipeline, _own_colors, _passes
 from shared import messages
@@ -50,6 +51,17 @@ def transfer(actor: Path, pose: Path, out: Path, *more: object) -> str:
         raise result.exception
     assert result.exit_code == 0, result.output
     return str(result.stdout)
+
+
+def test_the_paper_s_generator_comes_reduced_and_says_so(photo, pose, tmp_path):
+    if installed() == IMPORTED:
+        pytest.skip("the authors' weights are imported here")
+    out, report = tmp_path / "person.png", tmp_path / "report.json"
+    transfer(photo, pose, out, "--report", report, "--generator", "msa")
+    assert np.asarray(Image.open(out))[..., 3].max() > 128
+    said = json.loads(report.read_text())
+    assert f"transfer/{REDUCED}" in said["weights"]
+    assert any("walkon models import netG_260500.pth" in warning for warning in said["warnings"])
 
 
 @pytest.mark.parametrize("generator", ["motion", "limbs"])
