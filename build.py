@@ -685,6 +685,7 @@ class Result:
     passed: bool
     seconds: float
     note: str = ""
+    tests: Mapping[str, int] = field(default_factory=dict)  # by outcome
 
 
 @dataclass(frozen=True)
@@ -752,7 +753,6 @@ def test(
     options, server_tests, blender_tests, window_tests = split_selection(arguments, Path.cwd())
     chosen = bool(server_tests or blender_tests or window_tests)
     results: list[Result] = []
-    tally = {"passed": 0, "failed": 0, "skipped": 0}
 
     def tool(title: str, *command: str | Path) -> None:
         """A checker that is silent unless it finds something."""
@@ -792,13 +792,11 @@ def test(
                     print(f"{suite.title}: {line}", end="", flush=True)
             code = running.returncode
         found = counts(report)
-        for key in tally:
-            tally[key] += found[key]
         note = ", ".join(f"{count} {key}" for key, count in found.items() if count) or "no test selected"
         if code not in (0, 1, 5):  # pytest's own are 2 to 4; below 0 is the signal that killed it
             note += f", exit code {code}"
         nothing_asked = code == 5 and bool(options)  # 5: none collected, which a selection may well mean
-        return Result(suite.title, code == 0 or nothing_asked, time.monotonic() - started, note)
+        return Result(suite.title, code == 0 or nothing_asked, time.monotonic() - started, note, found)
 
     tool("style (ruff)", "-m", "ruff", "check", ".")
     tool("types (mypy)", "-m", "mypy")
@@ -839,6 +837,9 @@ def test(
         print(
             f"  {'ok    ' if result.passed else 'FAILED'} {result.seconds:6.1f} s  {result.title:30s} {result.note}"
         )
+    tally = {
+        key: sum(result.tests.get(key, 0) for result in results) for key in ("passed", "failed", "skipped")
+    }
     if options and not any(tally.values()):
         results.append(Result("selection", False, 0.0))
         print(f"  FAILED: no test fits {' '.join(options)}")

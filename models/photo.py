@@ -85,6 +85,7 @@ def hands_of(photo: NDArray[np.float32], xy: Tensor, known: Tensor) -> Hands:
         bins = bins_of(rgb)
         away = resized(arm_distances(complete(xy, known), _HANDS_SIZE)[0].amin(0).numpy(), size) > 1.3
         if likelier(bins[other], bins[inside & away])[bins[area]].mean() < -2:
+            # And beyond: the arm may point away from us and be drawn longer in another pose.
             place = around(*arms[side], 1.3 * radius, 3 * radius).astype(np.float32)
             hidden[side] = torch.from_numpy(resized(place, _HANDS_SIZE))
     return Hands(colour, hidden)
