@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,11 +19,9 @@ from shared.skeleton import NOSE
 from .body import seen_from_behind
 from .grid import pixel_grid, sample, smooth, smoothstep
 from .head import Spot, TurnedHead, taken
+from .motion import Prediction
 from .parts import NUM_PARTS, PARTS, PartMaps, limb_prior
 from .photo import resized, spread_colours
-
-if TYPE_CHECKING:
-    from .motion import Prediction
 
 
 def _read_photo(photo: NDArray[np.float32], points: Tensor) -> Tensor:
@@ -187,8 +185,10 @@ def render(
             head_inside = smooth(head_outline, spot.here)[0]
             # What is painted of a head belongs to it, too.
             on_it = spot.counts * (0.5 + head_inside / edge).clamp(0, 1)
-            on_it *= 1 - smoothstep(distance[1, spot.pixels], 1.2, 2.0)
-            coverage[1, spot.pixels] = coverage[1, spot.pixels].maximum(on_it)
+            near, others = distance[1, spot.pixels], distance[:, spot.pixels] + 9 * (1 - still)
+            on_it = (on_it * (1 - smoothstep(near, 1.2, 2.0))).maximum(coverage[1, spot.pixels])
+            # Shoulders and collar in its square stay where they are.
+            coverage[1, spot.pixels] = on_it * (1 - smoothstep(near - others.amin(0), -0.2, 0.1))
         logits, part_alpha = limb_prior(distance[None], coverage[None], maps.in_target)
         # What moves has no say where all is as in the photo.
         logits, part_alpha = logits[0] - _NO_SAY * (1 - still) * (1 - change), part_alpha[0]
@@ -226,6 +226,8 @@ def render(
             there = matte_there.minimum(2 * part_alpha.amax(0))
             alpha = there.minimum(0.5 + beyond / edge)
             alpha = alpha.maximum(0.5 + (inside - _SECOND_HEAD * hair) / edge).clamp(0, 1)
+            # What stays has no more outline than in the photo.
+            alpha = alpha.minimum(1 - (share * still).sum(0) * (1 - matte_there))
             beside = None if other is None else other.limbs(photo, share, points, at, change)
             if beside is not None:
                 colour[beside.pixels] += beside.replaces[:, None] * (beside.colour - colour[beside.pixels])

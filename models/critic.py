@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 
 class PatchCritic(nn.Module):
@@ -17,13 +16,16 @@ class PatchCritic(nn.Module):
         width (`int`, *optional*, defaults to 32): channels at half the size.
     """
 
+    PATCH = 8
+    """Pixels that its patches are apart."""
+
     def __init__(self, inputs: int, width: int = 32) -> None:
         super().__init__()
         widths = (inputs, width, 2 * width, 4 * width)
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            layers += [spectral_norm(nn.Conv2d(before, after, 4, 2, 1)), nn.LeakyReLU(0.2, inplace=True)]
-        self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(widths[-1], 1, 3, 1, 1)))
+            layers += [nn.Conv2d(before, after, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, 1, 1))
 
     def forward(self, seen: Tensor) -> Tensor:
         """`(B, inputs, n, n)` -> `(B, 1, n / 8, n / 8)`: 1 for rendered, 0 for made up."""

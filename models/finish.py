@@ -22,7 +22,7 @@ from shared.errors import BadInput
 from shared.skeleton import L_ANKLE, R_ANKLE, Skeleton
 
 if TYPE_CHECKING:
-    from models.motion import Person
+    from models.person import Person
 
 Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]

@@ -33,7 +33,7 @@ from shared.skeleton import (
 from .blocks import Residual, ascend, block, descend, lay_out
 from .body import Body, complete, normalised
 from .grid import pixel_grid, sample, smooth, smoothstep
-from .head_pose import HeadMaps, HeadPose, angle_between
+from .head_pose import HeadMaps, HeadPose, angle_between, corrected, head_pose
 from .parts import arm_cover, arm_distances
 
 _SIDE = 1.15
@@ -45,6 +45,8 @@ _FACE = 1.07
 _SPOT, _WIDE_SPOT = 0.05, 0.12
 """Standard deviations of what marks facial joints, and neck and shoulders, for the network, in torsos."""
 _TRUNK = (NECK, R_SHOULDER, L_SHOULDER)
+_CHOICE = 2.0
+"""How decided the choice is made: faces that are a pixel apart are, mixed, a blur."""
 
 
 def head_frames(body: Body, pose: HeadPose) -> tuple[Tensor, Tensor]:
@@ -96,7 +98,8 @@ def arms_before_head(body: Body, pose: HeadPose) -> Tensor | None:
 class Turned(NamedTuple):
     """What `Head` says about a batch of heads, in the target's head frame."""
 
-    maps: HeadMaps  # between the head frames
+    maps: HeadMaps  # between the head frames, the heads as the network sees them
+    guess: Tensor  # (B, 48, 48, 2), the maps' own points of the source's head frame
     correction: Tensor  # (B, 4, 48, 48), added to source points and to those of the other side, frame units
     flow: Tensor  # (B, 48, 48, 4), both kinds of the resulting points of the source's head frame
     carried: Tensor  # (B, 8, 96, 96), the photo there
@@ -110,6 +113,10 @@ class Turned(NamedTuple):
 class Head(nn.Module):
     """U-Net at 48 px over the photo's head, turned as an ellipsoid would; painting and outline at 96 px.
 
+    Five joints, some of them hidden, leave much open of which way a head faces, a picture less: `aim` corrects it. What
+    heads have in common, eyes where eyes are, is a map of features on the ellipsoid (a neural texture, Thies et al.
+    2019), learned like the weights.
+
     It paints in colours that it picks from the photo's head: a nape's skin for a face that the photo does not show. The
     first is skin's, for which that of bare hands stands in where a head faces away: hair or a collar may hide it.
 
@@ -121,11 +128,16 @@ class Head(nn.Module):
 
     SIZE, FINE = 48, 96
     MAX_CORRECTION = 0.25  # of the frame
-    HEADS = (4, 3, 24)
-    """Channels at 48 px: corrections, choice, what the painting at 96 px begins with."""
-    INPUTS = 2 * 4 * 4 + 3 + 2 * (len(FACE) + len(_TRUNK)) + 4
+    MAX_AIM = (0.6, 0.6, 0.6, 0.2, 0.06, 0.06)
+    """Of what `aim` corrects of each head, in the order of `head_pose.corrected`."""
+    SURFACE, FEATURES = 64, 12
+    """Size and channels of the map on the ellipsoid, which is seen from the front, its back around it."""
+    MAX_SHIFT = 0.1  # on that map
+    HEADS = (4, 3, 24, 2)
+    """Channels at 48 px: corrections, choice, what the painting at 96 px begins with, shift on the surface."""
+    INPUTS = 2 * 4 * 4 + 3 + 2 * (len(FACE) + len(_TRUNK)) + 4 + FEATURES
     """The carried photo and its other side in 2x2 blocks, how the photo sees both, where the ellipsoid is, the photo's
-    joints carried and the target's, distance from the bones of its arms."""
+    joints carried and the target's, distance from the bones of its arms, what is on the ellipsoid there."""
 
     def __init__(
         self, channels: tuple[int, ...] = (32, 64, 96, 128), fine: int = 32, palette: int = 8
@@ -150,10 +162,13 @@ class Head(nn.Module):
             block(16 + marks, channels[0], 2), Residual(channels[0]), nn.Conv2d(channels[0], palette, 3, 1, 1)
         )
         gist = nn.Linear(channels[-1], channels[-1])
+        self.surface = nn.Parameter(0.5 * torch.randn(1, self.FEATURES, self.SURFACE, self.SURFACE))
+        self.aim = Aim(2 * 4 + 3 + 4 + 3 * marks)
         self.gist = nn.Sequential(nn.Linear(3 * palette + 2 * 9, channels[-1]), nn.SiLU(), gist)
         nn.init.zeros_(gist.weight)
         last = nn.Conv2d(fine, 4 + palette, 3, 1, 1)
-        self.paint = nn.Sequential(block(self.HEADS[-1] + 8, fine), Residual(fine), last)
+        inputs = self.HEADS[2] + 8 + self.FEATURES
+        self.paint = nn.Sequential(block(inputs, fine), Residual(fine), Residual(fine), last)
         nn.init.normal_(self.head.weight[: sum(self.HEADS[:2])], std=0.01)
         nn.init.normal_(last.weight, std=0.01)
         lay_out(self)
@@ -176,54 +191,66 @@ class Head(nn.Module):
             skin (`(B, 4)` float32): the colour of bare skin, and 1; all 0 where none is known. It counts of heads that
                 face away in the photo.
         """
-        size, fine, batch = self.SIZE, self.FINE, len(source)
+        size, fine = self.SIZE, self.FINE
         # Places rounded to bfloat16 would be half a pixel off.
-        with torch.no_grad(), torch.autocast(source.device.type, enabled=False):
+        with torch.autocast(source.device.type, enabled=False):
             bodies = complete(source_xy, source_known), complete(target_xy, target_known)
-            maps = HeadMaps(*bodies)
-            grid = pixel_grid(fine).to(source.device).expand(batch, -1, -1)
-            here = maps.at(grid)
-            at = torch.cat([here.direct, here.mirrored], 2).transpose(1, 2).reshape(batch, 4, fine, fine)
-            coarse_at = F.avg_pool2d(at, 2)
-            seen = torch.stack([here.faces, here.mirrored_faces, here.on_head], 1).reshape(
-                batch, 3, fine, fine
+            poses = head_pose(bodies[0]), head_pose(bodies[1])
+            marks, wanted = (
+                torch.cat([face_spots(body, size), _trunk_spots(body, size)], 1) for body in bodies
             )
-            seen = F.avg_pool2d(seen, 2)
-            marks = torch.cat([face_spots(bodies[0], size), _trunk_spots(bodies[0], size)], 1)
-            points = coarse_at[:, :2].permute(0, 2, 3, 1)
-            planes = [
-                F.pixel_unshuffle(_both(source, at), 2),
-                seen,
-                sample(marks, points),
-                face_spots(bodies[1], size),
-                _trunk_spots(bodies[1], size),
-                torch.exp(-(arm_distances(bodies[1], size) ** 2) / 2),
-            ]
+            coarse = F.avg_pool2d(source, 2)
+            at, seen, _ = _places(HeadMaps(*poses), size)
+            first = [_both(coarse, at), seen, sample(marks, _points(at[:, :2])), wanted, coarse, marks]
+        off = self.aim(torch.cat(first, 1), bodies, poses).float()
+        with torch.autocast(source.device.type, enabled=False):
+            by = (torch.tanh(off) * off.new_tensor(2 * self.MAX_AIM)).split(6, 1)
+            maps = HeadMaps(corrected(poses[0], by[0]), corrected(poses[1], by[1]))
+            at, seen, place = _places(maps, fine)
+            coarse_at = F.avg_pool2d(at, 2)
+            surface = self.surface.expand(len(source), -1, -1, -1)
+            with torch.no_grad():
+                seen = F.avg_pool2d(seen, 2)
+                planes = [
+                    F.pixel_unshuffle(_both(source, at), 2),
+                    seen,
+                    sample(marks, _points(coarse_at[:, :2])),
+                    wanted,
+                    torch.exp(-(arm_distances(bodies[1], size) ** 2) / 2),
+                ]
+                place = place.detach()
+            planes.append(sample(surface, _points(F.avg_pool2d(place, 2))))
             features = torch.cat(planes, 1)
         levels = descend(self.stem(features.contiguous(memory_format=torch.channels_last)), self.down)
-        away = smoothstep(-maps.source.turned[:, 2, 2], 0.0, 0.3) * skin[:, 3]
-        first, *others = self._palette(source, marks).unbind(1)
-        palette = torch.stack([first + away[:, None] * (skin[:, :3] - first), *others], 1)
-        facing = [pose.turned.flatten(1) for pose in (maps.source, maps.target)]
+        away = smoothstep(-maps.source.turned[:, 2, 2].detach(), 0.0, 0.3) * skin[:, 3]
+        first_colour, *others = self._palette(source, marks).unbind(1)
+        palette = torch.stack([first_colour + away[:, None] * (skin[:, :3] - first_colour), *others], 1)
+        facing = [pose.turned.detach().flatten(1) for pose in (maps.source, maps.target)]
         gist = self.gist(torch.cat([palette.flatten(1), *facing], 1))[..., None, None]
         x = ascend(levels[-1] + gist, levels, self.up)
-        correction, choice, start = self.head(x).split(self.HEADS, 1)
+        correction, choice, start, shift = self.head(x).split(self.HEADS, 1)
         correction = torch.tanh(correction.float()) * self.MAX_CORRECTION
+        shift = torch.tanh(shift.float()) * self.MAX_SHIFT
         # What the photo sees square on is taken from it unless the network knows better.
-        prior = torch.stack([4 * seen[:, 0], 4 * seen[:, 1] - 2, torch.ones_like(seen[:, 0])], 1)
-        enlarged = F.interpolate(correction, size=fine, mode="bilinear", align_corners=False)
-        carried = _both(source, at + enlarged)
-        start = F.interpolate(start, size=fine, mode="bilinear", align_corners=False)
-        change, alpha, mix = (
-            self.paint(torch.cat([start, carried.to(start.dtype)], 1))
-            .float()
-            .split([3, 1, palette.shape[1]], 1)
+        prior = torch.stack([4 * seen[:, 0] + 1, 4 * seen[:, 1] - 2, torch.ones_like(seen[:, 0])], 1)
+        enlarged, start, shift = (
+            F.interpolate(plane, size=fine, mode="bilinear", align_corners=False)
+            for plane in (correction, start, shift)
         )
+        carried = _both(source, at + enlarged)
+        features = torch.cat([start, carried, sample(surface, _points(place + shift))], 1)
+        change, alpha, mix = self.paint(features.to(start.dtype)).float().split([3, 1, palette.shape[1]], 1)
         mixed = (mix.softmax(1)[:, :, None] * palette[..., None, None]).sum(1)
-        flow = (coarse_at + correction).permute(0, 2, 3, 1)
         return Turned(
-            maps, correction, flow, carried, choice.float() + prior, torch.sigmoid(mixed.logit(0.02) + change), alpha
-        )  # fmt: skip
+            maps,
+            _points(coarse_at[:, :2]),
+            correction,
+            _points(coarse_at + correction),
+            carried,
+            choice.float() + prior,
+            torch.sigmoid(mixed.logit(0.02) + change),
+            alpha,
+        )
 
     def _palette(self, source: Tensor, marks: Tensor) -> Tensor:
         """Colours of the photo's head, `(B, palette, 3)`, each the mean over places that `look` picks."""
@@ -233,9 +260,55 @@ class Head(nn.Module):
         return means[..., :3] / means[..., 3:].clamp_min(1e-3)
 
 
+class Aim(nn.Module):
+    """Looks at where the heads come to lie by their joints alone, and says by how much their poses are off.
+
+    Args:
+        inputs (`int`): planes of 48 px.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.look = nn.Sequential(block(inputs, 32, 2), block(32, 48, 2), Residual(48), block(48, 64, 2))
+        joints = 3 * len(FACE) + 9
+        last = nn.Linear(128, 2 * 6)
+        self.say = nn.Sequential(nn.Linear(64 * 6**2 + 2 * joints, 128), nn.SiLU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, planes: Tensor, bodies: tuple[Body, Body], poses: tuple[HeadPose, HeadPose]) -> Tensor:
+        """`(B, 12)`: six numbers for the source, six for the target, without limits."""
+        looks = [self.look(planes.contiguous(memory_format=torch.channels_last)).flatten(1)]
+        for body, pose in zip(bodies, poses, strict=True):
+            known = body.known[:, FACE].float()
+            looks += [((body.xy[:, FACE] - 0.5) * known[..., None]).flatten(1), known, pose.turned.flatten(1)]
+        return self.say(torch.cat(looks, 1))
+
+
+def _places(maps: HeadMaps, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each pixel of a target's head frame of that size where it comes from, both kinds of points
+    `(B, 4, size, size)`; how the photo sees both, and where the head is, `(B, 3, size, size)`; and where on the map of
+    the ellipsoid it is, `(B, 2, size, size)`."""
+    batch = len(maps.source.turned)
+    here = maps.at(pixel_grid(size).to(maps.source.turned.device).expand(batch, -1, -1))
+    at = torch.cat([here.direct, here.mirrored], 2)
+    seen = torch.stack([here.faces, here.mirrored_faces, here.on_head], 2)
+    # Lambert's azimuthal projection: equal areas, the face in the middle.
+    onto = here.place[..., :2] * (2 * (1 + here.place[..., 2:]).clamp_min(1e-3)).rsqrt()
+    at, seen, onto = (
+        planes.transpose(1, 2).reshape(batch, -1, size, size) for planes in (at, seen, 0.5 + 0.5 * onto)
+    )
+    return at, seen, onto
+
+
+def _points(planes: Tensor) -> Tensor:
+    """`(B, C, n, n)` -> `(B, n, n, C)`."""
+    return planes.permute(0, 2, 3, 1)
+
+
 def _both(source: Tensor, at: Tensor) -> Tensor:
     """`(B, 8, n, n)`: the photo at the two kinds of points `(B, 4, n, n)`."""
-    return torch.cat([sample(source, points.permute(0, 2, 3, 1)) for points in at.split(2, 1)], 1)
+    return torch.cat([sample(source, _points(points)) for points in at.split(2, 1)], 1)
 
 
 def face_spots(body: Body, size: int) -> Tensor:
@@ -277,7 +350,7 @@ def taken(choice: Tensor, mattes: tuple[Tensor, Tensor]) -> Taken:
     Args:
         choice (`(3, ...)`): logits.
     """
-    shares = choice.softmax(0)
+    shares = (_CHOICE * choice).softmax(0)
     photo, other = (
         share * smoothstep(matte, 0.05, 0.5) for share, matte in zip(shares, mattes, strict=False)
     )

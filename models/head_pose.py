@@ -44,8 +44,24 @@ def angle_between(first: HeadPose, second: HeadPose) -> Tensor:
     return (first.turned[:, 2] * second.turned[:, 2]).sum(-1).clamp(-1, 1).acos()
 
 
+def corrected(pose: HeadPose, by: Tensor) -> HeadPose:
+    """How heads are seen after all.
+
+    Args:
+        by (`(B, 6)`): a turn about x, y and z (radians times the axis), the logarithm of how much larger, and by how
+            much the point between the ears moves, in the picture's unit.
+    """
+    x, y, z = by[:, :3].unbind(1)
+    none = torch.zeros_like(x)
+    spin = torch.stack([none, -z, y, z, none, -x, -y, x, none], 1).reshape(-1, 3, 3)
+    turned = torch.linalg.matrix_exp(spin) @ pose.turned
+    return HeadPose(turned, pose.tilt * by[:, 3].exp(), pose.origin + torch.complex(by[:, 4], by[:, 5]))
+
+
 class Places(NamedTuple):
     """Where target points come from, `(B, M, ...)`."""
+
+    place: Tensor  # (B, M, 3), of the head: on the unit sphere, in the head's axes
 
     direct: Tensor  # (B, M, 2), source points of the same place of the head
     mirrored: Tensor  # (B, M, 2), of the place on its other side
@@ -58,11 +74,11 @@ class HeadMaps:
     """From a target head to the source's, turned in space.
 
     Args:
-        source, target (`Body`): in frame coordinates.
+        source, target (`HeadPose`): in frame coordinates.
     """
 
-    def __init__(self, source: Body, target: Body) -> None:
-        self.source, self.target = head_pose(source), head_pose(target)
+    def __init__(self, source: HeadPose, target: HeadPose) -> None:
+        self.source, self.target = source, target
 
     def at(self, points: Tensor) -> Places:
         """Where target points `(B, M, 2)` come from. Around the head they move with its outline, farther off with its
@@ -98,4 +114,4 @@ class HeadMaps:
             )
             found.append((torch.stack([at.real, at.imag], -1), faces))
         (direct, faces), (mirrored, mirrored_faces) = found
-        return Places(direct, mirrored, faces, mirrored_faces, 1 - smoothstep(radius, 0.95, 1.3))
+        return Places(place, direct, mirrored, faces, mirrored_faces, 1 - smoothstep(radius, 0.95, 1.3))

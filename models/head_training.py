@@ -22,7 +22,7 @@ from shared.skeleton import FACE, MIRROR, NECK
 from . import transfer_training
 from .body import complete
 from .critic import PatchCritic
-from .grid import pixel_grid, sample
+from .grid import pixel_grid, sample, smoothstep
 from .head import Head, Turned, cut, face_spots, head_frames, in_window, taken
 from .head_pose import head_pose
 from .motion_training import photographed, picture_of, recoloured
@@ -138,60 +138,104 @@ def prepare(pairs: Pairs, augment: bool) -> Batch:
     )
 
 
+def _straight(photo: Tensor) -> Tensor:
+    return (photo[:, :3] / photo[:, 3:].clamp_min(0.05)).clamp(0, 1)
+
+
 def shown(out: Turned, alpha: Tensor) -> Tensor:
     """The head as `Head` alone would show it within an outline, premultiplied `(B, 4, 96, 96)`.
 
     Args:
         alpha (`(B, 1, 96, 96)`): the true one in training. With its own a network would make up by colours for an edge
-            that nobody can know, or be sure of one to please the critic.
+            that nobody can know.
     """
     choice = F.interpolate(out.choice, scale_factor=2, mode="bilinear", align_corners=False)
-    straight, mattes = [], []
-    for photo in out.carried.split(4, 1):
-        straight.append((photo[:, :3] / photo[:, 3:].clamp_min(0.05)).clamp(0, 1))
-        mattes.append(photo[:, 3])
-    shares = [share[:, None] for share in taken(choice.transpose(0, 1), (mattes[0], mattes[1]))]
-    colour = shares[0] * straight[0] + shares[1] * straight[1] + shares[2] * out.colour
+    photos = out.carried.split(4, 1)
+    shares = taken(choice.transpose(0, 1), (photos[0][:, 3], photos[1][:, 3]))
+    made_of = (_straight(photos[0]), _straight(photos[1]), out.colour)
+    colour = torch.stack([share[:, None] * of for share, of in zip(shares, made_of, strict=True)]).sum(0)
     return torch.cat([colour * alpha, alpha], 1)
 
 
 def losses(out: Turned, batch: Batch) -> dict[str, Tensor]:
-    """Each a scalar: error of the map, of alpha (edges count more), of the picture and of its edges, of the painting
-    alone, of what is taken for visible; `total` of these. What lies in the frame but not on the head counts little."""
+    """Each a scalar; `total` of these. What lies in the frame but not on the head counts little.
+
+    `flow` and `aim`, errors of the map and of the ellipsoid; `carried`, of what the maps bring of both sides; `alpha`,
+    where edges count more; `colour` and `edges`, of the picture; `painted`, of the painting alone; `choice`, of what is
+    chosen on the head, and `visible`, of what is elsewhere.
+    """
     near, near_coarse = (0.2 + 0.8 * in_window(size) for size in (Head.FINE, Head.SIZE))
+    guess = (out.guess - batch.flow).abs().sum(-1)
     off, off_mirrored = ((flow - batch.flow).abs().sum(-1) for flow in out.flow.split(2, 3))
     seen, unseen = ((batch.state == state).float() * near_coarse for state in (1, 2))
     flow = (off * seen).sum() + 0.2 * (off.minimum(off_mirrored) * unseen).sum()
     flow = flow / (seen.sum() + 0.2 * unseen.sum() + 1)
+    places = out.maps.at(pixel_grid(Head.SIZE).to(seen.device).expand(len(seen), -1, -1))
+    on_head, *facing = (
+        of.detach().reshape(seen.shape) for of in (places.on_head, places.faces, places.mirrored_faces)
+    )
+    aim = _mean(guess, seen * on_head)
+
     truth = batch.target[:, 3:]
-    edge = 1 - (2 * F.avg_pool2d(truth, 5, 1, 2) - 1).abs()
-    weight = (1 + 4 * edge) * near
-    alpha = F.binary_cross_entropy_with_logits(out.alpha, truth, weight, reduction="sum") / weight.sum()
-    picture = shown(out, truth)
-    colour = ((picture - batch.target).abs() * near).mean()
-    edges = EdgeLoss()(picture * near, batch.target * near)
     wanted = batch.target[:, :3] / truth.clamp_min(0.05)
-    person = truth * near
-    painted = ((out.colour - wanted).abs() * person).sum() / (3 * person.sum() + 1)
+    whole = on_head * near_coarse * (F.avg_pool2d(truth, 2)[:, 0] > 0.9)
+    carried, unlike = torch.zeros((), device=seen.device), []
+    # No truth says where the photo shows the same of the head's other side, but that it looks alike.
+    for photo, square_on in zip(out.carried.split(4, 1), facing, strict=True):
+        error = F.avg_pool2d((_straight(photo) - wanted).abs().mean(1, keepdim=True), 2)[:, 0]
+        there = F.avg_pool2d(photo[:, 3:], 2)[:, 0] > 0.5
+        carried = carried + _mean(error, whole * there * smoothstep(square_on, 0.1, 0.4))
+        unlike.append(_unlike(_straight(photo), wanted))
+    # Equally good, pixels of the photo are better than painted ones.
+    unlike.append(_unlike(out.colour, wanted) + 0.01)
+    choice = _mean((out.choice.softmax(1) * torch.stack(unlike, 1).detach()).sum(1), whole)
     photo, *others = out.choice.log_softmax(1).unbind(1)
-    other = torch.stack(others).logsumexp(0)
-    visible = -(photo * seen + other * unseen).sum() / (seen.sum() + unseen.sum() + 1)
-    total = 4 * flow + alpha + 6 * colour + 3 * edges + painted + 0.2 * visible
+    visible = photo * seen + torch.stack(others).logsumexp(0) * unseen
+    visible = _mean(-visible, (seen + unseen > 0) * (1 - on_head))
+
+    edge = 1 - (2 * F.avg_pool2d(truth, 5, 1, 2) - 1).abs()
+    alpha = F.binary_cross_entropy_with_logits(out.alpha, truth, reduction="none")
+    alpha = _mean(alpha, (1 + 4 * edge) * near)
+    # What nobody can know to the pixel is nearest as a blur. Where the photo shows nothing, and of the painting, means
+    # are compared, and the critic asks for the rest.
+    known = 1 - F.interpolate((batch.state == 2).float()[:, None], size=Head.FINE)
+    picture = shown(out, truth)
+    difference = (picture - batch.target) * near
+    colour = (difference * known).abs().mean() + F.avg_pool2d(difference * (1 - known), 4).abs().mean()
+    edges = EdgeLoss()(picture * near * known, batch.target * near * known)
+    painted = _mean(_unlike(out.colour * truth, wanted * truth), F.avg_pool2d(truth * near, 2)[:, 0])
+    total = (
+        4 * flow + 2 * aim + carried + alpha + 6 * colour + 3 * edges + painted + 2 * choice + 0.2 * visible
+    )
     return {
-        "total": total, "flow": flow, "alpha": alpha, "colour": colour, "edges": edges, "painted": painted,
-        "visible": visible,
+        "total": total, "flow": flow, "aim": aim, "carried": carried, "alpha": alpha, "colour": colour, "edges": edges,
+        "painted": painted, "choice": choice, "visible": visible,
     }  # fmt: skip
 
 
-def judged(out: Turned, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the critic sees: the head as it is shown, as it was rendered, and with both where the face should be."""
+def _mean(of: Tensor, weight: Tensor) -> Tensor:
+    return (of * weight).sum() / (weight.sum() + 1)
+
+
+def _unlike(colours: Tensor, wanted: Tensor) -> Tensor:
+    """How much colours `(B, 3, 96, 96)` differ, `(B, 48, 48)`; what is a pixel to the side hardly does."""
+    return F.avg_pool2d(colours - wanted, 4, 2, 1).abs().mean(1)
+
+
+def judged(out: Turned, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """What the critic sees: the painting within the true outline, the head as it was rendered, and with both where the
+    face should be.
+
+    It does not see what is shown: of that most is the photo's, and no critic could tell it.
+    """
     window = in_window(Head.FINE).to(batch.source.device)
     joints = face_spots(complete(batch.target_xy, batch.target_known), Head.FINE)
-    fake, real = (
-        torch.cat([picture * window, joints], 1)
-        for picture in (shown(out, batch.target[:, 3:]), batch.target)
-    )
-    return fake, real
+    truth = batch.target[:, 3:]
+    painting = torch.cat([out.colour * truth, truth], 1)
+    made, real = (torch.cat([picture * window, joints], 1) for picture in (painting, batch.target))
+    places = out.maps.at(pixel_grid(Head.FINE).to(window.device).expand(len(truth), -1, -1))
+    on_head = places.on_head.detach().reshape(truth.shape)
+    return made, real, F.avg_pool2d(on_head * truth * window, PatchCritic.PATCH)
 
 
 LESSON = Lesson(
@@ -201,8 +245,8 @@ LESSON = Lesson(
     losses=losses,
     held_out=96,
     # Backs of heads and faces that the photo does not show are the hardest, and rare.
-    alike=-0.4,
-    judged=Judged(lambda: PatchCritic(4 + len(FACE)), judged, weight=0.6),
+    alike=-0.7,
+    judged=Judged(lambda: PatchCritic(4 + len(FACE)), judged, weight=0.05),
 )
 
 

@@ -34,8 +34,9 @@ from shared.skeleton import (
 from . import transfer_training
 from .body import complete, torso_length
 from .grid import pixel_grid, sample, smoothstep
-from .motion import MARGIN, Motion, Prediction
+from .motion import Motion, Prediction
 from .pairs import Pairs
+from .person import MARGIN
 from .transfer_training import Lesson, Options
 
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models import weights
-from models.motion import Person
+from models.person import Person
 from shared.skeleton import NUM_JOINTS, Skeleton
 
 SIZE = 256
@@ -305,14 +305,15 @@ def installed() -> str:
 
 
 class MsaTransfer:
-    """Paints the actor with the `installed` weights of `MsaGenerator`, at 256 pixels.
+    """Paints the actor with the `installed` weights of `MsaGenerator`, at 256 pixels; `weights` says which these are.
 
     Raises:
         MissingWeights: they do not fit.
     """
 
     def __init__(self) -> None:
-        self.generator = weights.load(MsaGenerator, "transfer", installed())
+        self.weights = installed()
+        self.generator = weights.load(MsaGenerator, "transfer", self.weights)
 
     def transfer(
         self, rgb: NDArray[np.uint8], matte: NDArray[np.float32], source: Skeleton, target: Skeleton

@@ -420,8 +420,10 @@ class PartMaps:
         before = _part_distances(flow, self.source, self._bones_source)
         known = torch.cat([torch.ones_like(self.in_target[:, :2]), self._source_bones], 1)
         moving = (1 - still)[..., None]
+        # Sleeves and trouser legs stand off; within as much of a head lie the shoulders.
+        loose = torch.tensor([1.0, _TIGHT_HEAD] + [1.0] * _NUM_BONES).to(still)[:, None]
         near = [
-            (moving * there[..., None] * (1 - smoothstep(of, 1.2, 1.8))).amax(1)
+            (moving * there[..., None] * (1 - smoothstep(of * loose, 1.2, 1.8))).amax(1)
             for of, there in ((distance, self.in_target), (before, known))
         ]
         # Far from everybody the shares are a mixture, and the mean of several maps leads anywhere.
@@ -432,6 +434,8 @@ class PartMaps:
         return unmoved.reshape(-1, 1, size, size)
 
 
+_TIGHT_HEAD = 1.35
+"""How much nearer to a head than to a limb, in half-widths, what lies still is left alone."""
 _STILL = (0.03, 0.08)
 """Torsos by which a joint that is where it was is off at most, and one that moves at least."""
 

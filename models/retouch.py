@@ -11,7 +11,7 @@ Frames and their coordinates are as in models/parts.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,11 +26,9 @@ from .blocks import Residual, ascend, block, descend, lay_out
 from .body import facial_spots
 from .carry import centres, chunks, outline_of, pixels_near
 from .grid import smooth, smoothstep
+from .motion import Prediction
 from .parts import MIRRORED_PARTS, NUM_PARTS
 from .photo import spread_colours
-
-if TYPE_CHECKING:
-    from .motion import Prediction
 
 
 class Retouched(NamedTuple):

@@ -29,11 +29,13 @@ from shared.skeleton import L_HIP, L_KNEE, NECK, R_HIP, R_KNEE, Skeleton
 from . import motion_training, pairs, transfer_training
 from .body import torso_length
 from .grid import pixel_grid, smoothstep
-from .motion import Motion, MotionTransfer, crop
+from .motion import Motion
 from .motion_training import blurred, clouds, recoloured
 from .msa_training import EdgeLoss
+from .person import crop
 from .photo import resized
 from .retouch import COLOUR, Retouch, Retouched, planes_of
+from .transfer import MotionTransfer
 from .transfer_training import Lesson, Options
 
 KEYS = ("layer", "truth", "counts", "planes", "ks", "kt")

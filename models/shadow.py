@@ -20,7 +20,7 @@ from shared.errors import BadInput
 from shared.skeleton import Skeleton
 
 if TYPE_CHECKING:
-    from models.motion import Person
+    from models.person import Person
 
 Floats = NDArray[np.floating[Any]]
 

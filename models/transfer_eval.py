@@ -33,11 +33,12 @@ from .finish import overlap, straight_bytes
 from .images import LUMA, load_picture, save_png
 from .matte import MatteEstimator
 from .metrics import Measure, PersonFeatures, frechet_distance, gaussian_window, lpips, pckh, ssim_map
-from .motion import MotionTransfer, Person, crop, person_frame, tensors
 from .msa import MsaTransfer
+from .person import Person, crop, person_frame, tensors
 from .photo import resized
 from .pose import PoseEstimator
 from .suitability import shown_of
+from .transfer import MotionTransfer
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

@@ -202,12 +202,13 @@ class Judged:
 
     Args:
         critic: makes it.
-        shown: of output and batch: what the network made and what was rendered, as the critic takes them.
+        shown: of output and batch: what the network made and what was rendered, as the critic takes them, and how much
+            each of its patches counts.
         weight (`float`): of what it says in the network's loss.
     """
 
     critic: Callable[[], nn.Module]
-    shown: Callable[[Any, Any], tuple[Tensor, Tensor]]
+    shown: Callable[[Any, Any], tuple[Tensor, Tensor, Tensor]]
     weight: float
 
 
@@ -235,7 +236,8 @@ class Lesson:
 
 
 _ALONE = 0.15
-"""Share of the training in which there is no critic: nothing can be learned from one that sees through everything."""
+"""Share of a training from nothing in which there is no critic: nothing can be learned from one that sees through
+everything."""
 
 
 def begin_from(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -298,6 +300,7 @@ def fit(fabric: Fabric, options: Options, lesson: Lesson, name: str) -> None:
                 parts = lesson.losses(lesson.predict(average, batch), batch)
             run.log({f"val_{key}": value.item() for key, value in parts.items()})
 
+    alone = _ALONE if options.start is None else 0.0
     sums: dict[str, float] = {}
     steps = 0  # in `sums`
     run.begin()
@@ -309,17 +312,18 @@ def fit(fabric: Fabric, options: Options, lesson: Lesson, name: str) -> None:
             out = lesson.predict(trained, batch)
             parts = lesson.losses(out, batch)
         total = parts["total"]
-        if judged is not None and critic is not None and judge is not None and done > _ALONE:
-            made, real = judged.shown(out, batch)
+        if judged is not None and critic is not None and judge is not None and done >= alone:
+            made, real, counts = judged.shown(out, batch)
+            counts = counts / counts.sum().clamp_min(1)
             critic.requires_grad_(True)
-            wrong = judge(made.detach()).square().mean() + (judge(real) - 1).square().mean()
+            wrong = (counts * (judge(made.detach()).square() + (judge(real) - 1).square())).sum()
             judge_stepper.zero_grad()
             fabric.backward(wrong)
             judge_stepper.step()
             critic.requires_grad_(False)
             # The bare critic: its own gradients are not wanted, so there is nothing for the processes to share.
             with fabric.autocast():
-                fooled = (critic(made) - 1).square().mean()
+                fooled = (counts * (critic(made) - 1).square()).sum()
             total = total + judged.weight * fooled
             parts |= {"critic": wrong, "fooled": fooled}
         stepper.zero_grad()

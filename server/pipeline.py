@@ -39,11 +39,12 @@ if TYPE_CHECKING:
     from models.body_refiner import BodyRefiner
     from models.finish import Layer
     from models.matte import MatteEstimator
-    from models.motion import MotionTransfer, Person
     from models.msa import MsaTransfer
+    from models.person import Person
     from models.placement import Candidate, Placement
     from models.pose import PoseEstimator
     from models.refinenet import Refiner
+    from models.transfer import MotionTransfer
     from server.preview import AnalysedActors
 
 STAGES = ("detect", "place", "refine", "matte", "transfer", "finish")
@@ -200,14 +201,14 @@ class Pipeline:
             from models.msa import MsaTransfer
 
             return MsaTransfer()
-        from models.motion import MotionTransfer
+        from models.transfer import MotionTransfer
 
         return MotionTransfer(name)
 
     @property
     def motion(self) -> MotionTransfer:
         """The transfer network that previews are made with."""
-        from models.motion import MotionTransfer
+        from models.transfer import MotionTransfer
 
         network = self.generator("motion")
         assert isinstance(network, MotionTransfer)
@@ -220,6 +221,18 @@ class Pipeline:
 
         return AnalysedActors()
 
+    def reduced(self, generator: str) -> list[str]:
+        """A warning where the paper's generator is asked for and its authors' weights are not there."""
+        from models.msa import REDUCED, MsaTransfer
+
+        network = self.generator(generator)
+        if not isinstance(network, MsaTransfer) or network.weights != REDUCED:
+            return []
+        return [
+            "The person is painted by a small form of the paper's network, which blurs; for its authors' weights get "
+            "netG_260500.pth (prasunroy/pose-transfer) and run: walkon models import netG_260500.pth"
+        ]
+
     def _limit_torch(self) -> None:
         import torch
 
@@ -230,10 +243,11 @@ class Pipeline:
         used = [("pose", "movenet-multipose"), ("pose", "movenet-thunder"), ("matte", "blazepose-full")]
         if placement is not None:
             used += [("placement", placement), ("refine", "body"), ("refine", "refinenet")]
-        if generator == "msa":
-            from models.msa import installed
+        from models.msa import MsaTransfer
 
-            used.append(("transfer", installed()))
+        network = self.generator(generator)
+        if isinstance(network, MsaTransfer):
+            used.append(("transfer", network.weights))
         if generator == "motion":
             used += [("transfer", name) for name in ("motion", "head", "retouch")]
         return {f"{stage}/{name}": sha256(stage, name) for stage, name in used}
@@ -373,7 +387,7 @@ class Pipeline:
         Raises:
             BadInput: the network gives no passes.
         """
-        from models.motion import MotionTransfer
+        from models.transfer import MotionTransfer
 
         network = self.generator(generator)
         if not passes:
@@ -516,12 +530,12 @@ class Pipeline:
                 kept = BODY_JOINTS if skeleton is None and not where.posed else locked or ()
                 target = self.refine(target, kept)
             if skeleton is None and generator != "msa":
-                from models.motion import with_carried_face
+                from models.transfer import with_carried_face
 
                 target = with_carried_face(who.skeleton, target)
                 doubts += turned_away(where, target)
         target = what_the_photo_shows(target, who.skeleton)
-        doubts += lacking(who.skeleton, target) + reduced(generator)
+        doubts += lacking(who.skeleton, target) + self.reduced(generator)
         with clock.stage("matte"):
             matte = self.cut_out(who)
         with clock.stage("transfer"):
@@ -632,7 +646,7 @@ class Pipeline:
             layer.x,
             layer.y,
             layer.scale,
-            warnings=[*who.warnings, *lacking(who.skeleton, target), *reduced(request.generator)],
+            warnings=[*who.warnings, *lacking(who.skeleton, target), *self.reduced(request.generator)],
             seconds=clock.seconds,
             versions=versions(),
             weights=self.weights(request.generator),
@@ -714,18 +728,6 @@ def versions() -> dict[str, str]:
 def _picture(blob: NDArray[Any], subject: str) -> Picture:
     """A picture of the wire. Its size was held against the server's own limit when it came in."""
     return picture_from_array(blob, subject, math.inf)
-
-
-def reduced(generator: str) -> list[str]:
-    """A warning where the paper's generator is asked for and its authors' weights are not there."""
-    from models.msa import REDUCED, installed
-
-    if generator != "msa" or installed() != REDUCED:
-        return []
-    return [
-        "The person is painted by a small form of the paper's network, which blurs; for its authors' weights get "
-        "netG_260500.pth (prasunroy/pose-transfer) and run: walkon models import netG_260500.pth"
-    ]
 
 
 def _choose(field: str, name: str, known: Sequence[str]) -> None:

@@ -50,7 +50,7 @@ def what_the_photo_shows(target: Skeleton, source: Skeleton) -> Skeleton:
 def check_pose(wanted: Skeleton, actor: Skeleton) -> None:
     """Raises BadInput where a pose that somebody gave cannot be meant: hardly a joint, or of a wrong scale."""
     from models.body import torso_length
-    from models.motion import tensors
+    from models.person import tensors
 
     known = int(wanted.visible.sum())
     if known < _MIN_JOINTS:
@@ -84,7 +84,7 @@ def turned_away(where: Where, target: Skeleton) -> list[str]:
 
 def lacking(source: Skeleton, target: Skeleton) -> list[str]:
     """Warnings about parts that the pose shows and the photo does not, beyond what `find_actor` says."""
-    from models.motion import missing_parts
+    from models.transfer import missing_parts
 
     return [
         f"The pose shows the {part}, and the actor photo does not; that part is left out or made up"

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.finish import overlap, straight_bytes
-from models.motion import Analysed, MotionTransfer, person_frame
+from models.person import person_frame
+from models.transfer import Analysed, MotionTransfer
 from shared import messages
 from shared.errors import ActorUnknown
 from shared.skeleton import Skeleton

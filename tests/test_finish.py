@@ -26,7 +26,7 @@ from models.finish import (
     to_layer,
     to_oklab,
 )
-from models.motion import Person
+from models.person import Person
 from shared.errors import BadInput
 from shared.skeleton import JOINTS, Skeleton
 

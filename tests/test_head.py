@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,17 @@ from models.critic import PatchCritic
 from models.head import Head, head_frames, turn
 from models.head_pose import HeadMaps, head_pose
 from models.head_training import Batch, judged, losses, prepare, train
-from models.motion import MotionTransfer
+from models.images import load_picture
 from models.pairs import read_file
-from shared.skeleton import FACE, L_EAR, L_ELBOW, L_WRIST, R_EAR
+from models.person import tensors
+from models.transfer import MotionTransfer
+from server.pipeline import Pipeline
+from shared.head import turned_head
+from shared.skeleton import FACE, L_EAR, L_ELBOW, L_HIP, L_WRIST, NECK, R_EAR, R_HIP
 from tests.test_motion import STANDING, over_grey, picture, skeleton
 from tests.test_motion_training import curve_of_two_stretches, write_pairs
 
+DEMO_ACTOR = Path(__file__).parents[1] / "addon" / "demo" / "actor.png"
 PROFILE = STANDING.copy()
 PROFILE[list(FACE), 0] = (122, 116, 117, 98, 100)
 BEHIND = STANDING.copy()
@@ -48,7 +54,7 @@ def turn_between(
     for pose, face in ((source, source_face), (target, target_face)):
         known = torch.tensor([[face or joint not in FACE for joint in range(18)]])
         bodies.append(complete(torch.tensor(pose, dtype=torch.float32)[None], known))
-    return turn(HeadMaps(*bodies), bodies[0].known, bodies[1].known).item()
+    return turn(HeadMaps(*map(head_pose, bodies)), bodies[0].known, bodies[1].known).item()
 
 
 def test_only_a_head_that_turns_asks_for_the_network() -> None:
@@ -110,6 +116,48 @@ def test_gradients_reach_every_parameter_and_steps_lower_the_loss(tmp_path: Path
     assert totals[-1] < 0.9 * totals[0]
 
 
+def test_what_aim_says_moves_the_head(tmp_path: Path) -> None:
+    batch = batch_of(tmp_path / "a.npz")
+    made, places = network(), []
+    for shift in (0.0, 10.0):
+        made.aim.say[-1].bias.data[4] = shift  # of the source, to the right
+        with torch.no_grad():
+            places.append(made(*batch.given).guess)
+    moved = places[1] - places[0]
+    torch.testing.assert_close(moved.mean((0, 1, 2)), torch.tensor([Head.MAX_AIM[4], 0.0]), atol=1e-4, rtol=0)
+
+
+def test_a_painting_need_not_agree_to_the_pixel(tmp_path: Path) -> None:
+    batch = batch_of(tmp_path / "a.npz")
+    with torch.no_grad():
+        out = network()(*batch.given)
+    stripes = (torch.arange(Head.FINE) // 2 % 2).float().expand_as(out.colour)
+    striped = batch._replace(target=torch.cat([stripes, torch.ones_like(stripes[:, :1])], 1))
+    beside, darker = (
+        losses(out._replace(colour=colour), striped)["painted"] for colour in (1 - stripes, 0.5 * stripes)
+    )
+    assert beside < 0.02 < 0.2 < darker
+
+
+@pytest.mark.parametrize("state", [1, 2], ids=["seen", "unseen"])
+def test_what_is_most_alike_is_to_be_chosen(tmp_path: Path, state: int) -> None:
+    batch = batch_of(tmp_path / "a.npz")
+    truth = torch.cat([batch.target[:, :3], torch.ones_like(batch.target[:, 3:])], 1)
+    grey = torch.cat([torch.full_like(truth[:, :3], 0.5), truth[:, 3:]], 1)
+    batch = batch._replace(target=truth, state=torch.full_like(batch.state, state))
+    with torch.no_grad():
+        out = network()(*batch.given)
+    for best in range(3):
+        sources = [truth if best == number else grey for number in range(3)]
+        made = out._replace(carried=torch.cat(sources[:2], 1), colour=sources[2][:, :3])
+        errors = [
+            losses(made._replace(choice=6.0 * chosen[:, None, None].expand(4, -1, 48, 48)), batch)["choice"]
+            for chosen in torch.eye(3)
+        ]
+        assert errors.index(min(errors)) == best
+        assert min(errors) < 0.02 < 0.1 < sorted(errors)[1]
+
+
 def test_a_batch_does_not_mix_its_heads(tmp_path: Path) -> None:
     batch = batch_of(tmp_path / "a.npz", augment=True)
     made = network()
@@ -144,12 +192,16 @@ def test_places_keep_their_bits_in_mixed_precision(tmp_path: Path) -> None:
 
 def test_the_critic_sees_the_face(tmp_path: Path) -> None:
     batch = batch_of(tmp_path / "a.npz")
+    batch.target[:, 3] = 1
     out = network()(*batch.given)
     spots = head.face_spots(complete(batch.target_xy, batch.target_known), Head.FINE)
     assert spots.amax((2, 3)).min() > 0.9, "every joint of a face in sight leaves a spot"
-    made, real = judged(out, batch)
+    made, real, counts = judged(out, batch)
+    assert counts.shape == (4, 1, 12, 12)
     torch.testing.assert_close(made[:, 4:], spots)
     assert not torch.equal(made[:, :4], real[:, :4])
+    assert counts[:, :, 5:7, 5].min() > 0.9
+    assert counts[:, :, 0].max() == 0, "it judges what is no head"
     assert PatchCritic(9, width=8)(made).shape == (4, 1, 12, 12)
 
 
@@ -185,3 +237,21 @@ def test_a_face_that_the_photo_does_not_show_has_the_colour_of_the_hands() -> No
         layer = over_grey(transfer.pose(known, skeleton(STANDING)), matte.shape)
         faces.append(layer[34:46, 94:107].reshape(-1, 3).mean(0))
     assert (faces[0] > faces[1] + 0.05).all(), faces
+
+
+def test_a_head_that_turns_leaves_the_shoulders_alone() -> None:
+    pipeline = Pipeline()
+    actor = pipeline.find_actor(load_picture(DEMO_ACTOR))
+    person, matte = actor.skeleton, pipeline.cut_out(actor)
+    analysed = pipeline.motion.analyse(actor.rgb, matte, person)
+    body = complete(*tensors(person))
+    neck, hips = body.xy[0, NECK].numpy(), body.xy[0, [R_HIP, L_HIP]].mean(0).numpy()
+    torso = float(body.torso)
+    own = over_grey(pipeline.motion.pose(analysed, person), matte.shape)
+    below = np.s_[int(neck[1] - 0.05 * torso) : int(hips[1])]
+    for yaw in (-60, 30):
+        target = turned_head(person, neck, hips, torso, math.radians(yaw))
+        turned = over_grey(pipeline.motion.pose(analysed, target), matte.shape)
+        changed = np.abs(turned - own).max(-1)
+        beside = np.abs(np.arange(matte.shape[1]) - neck[0]) > 0.3 * torso
+        assert (changed[below][:, beside] > 0.1).sum() < 0.001 * torso**2, f"turned by {yaw} degrees"

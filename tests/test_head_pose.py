@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.body import Body, complete
-from models.head_pose import HeadMaps, angle_between, head_pose
+from models.head_pose import HeadMaps, angle_between, corrected, head_pose
 from shared.head import JOINTS, turned_head, turns
 from shared.skeleton import FACE, L_EAR, L_EYE, L_HIP, NECK, NOSE, R_EAR, R_EYE, R_HIP, Skeleton
 from tests.test_motion import STANDING
@@ -55,13 +55,31 @@ def test_what_is_not_seen_tells_too(missing: tuple[int, ...], least: float, most
     assert least <= angle.item() <= most
 
 
+def test_a_pose_is_corrected_by_a_turn_a_size_and_a_shift() -> None:
+    frontal, turned, raised = head_pose(body(0)), head_pose(body(40)), head_pose(body(0, -30))
+    for wanted, turn in ((turned, (0.0, math.radians(40), 0.0)), (raised, (-math.radians(30), 0.0, 0.0))):
+        before, after = (angle_between(wanted, pose) for pose in (frontal, corrected(frontal, by(*turn))))
+        assert torch.rad2deg(before).item() > 20
+        assert torch.rad2deg(after).item() < 12
+    larger = corrected(frontal, by(size=math.log(1.5), shift=(3.0, -4.0)))
+    torch.testing.assert_close(larger.tilt, 1.5 * frontal.tilt)
+    torch.testing.assert_close(larger.origin, frontal.origin + (3 - 4j))
+    torch.testing.assert_close(larger.turned, frontal.turned)
+
+
+def by(
+    x: float = 0.0, y: float = 0.0, z: float = 0.0, size: float = 0.0, shift: tuple[float, float] = (0, 0)
+) -> torch.Tensor:
+    return torch.tensor([[x, y, z, size, *shift]])
+
+
 def test_a_tilt_in_the_picture_is_no_turn() -> None:
     angle = angle_between(head_pose(body(20, 0, -25)), head_pose(body(20, 0, 25)))
     assert torch.rad2deg(angle).item() < 10
 
 
 def test_the_same_head_comes_from_where_it_is() -> None:
-    maps = HeadMaps(body(30), body(30))
+    maps = HeadMaps(head_pose(body(30)), head_pose(body(30)))
     head = STANDING[NOSE] + np.random.default_rng(0).uniform(-12, 12, (50, 2))
     points = torch.tensor(head, dtype=torch.float32)[None]
     places = maps.at(points)
@@ -71,7 +89,7 @@ def test_the_same_head_comes_from_where_it_is() -> None:
 
 def test_a_turned_head_shows_its_joints_and_the_other_side_mirrored() -> None:
     source, target = body(0), body(40)
-    places = HeadMaps(source, target).at(target.xy[:, list(FACE)])
+    places = HeadMaps(head_pose(source), head_pose(target)).at(target.xy[:, list(FACE)])
     joints = source.xy[:, list(FACE)]
     seen = [0, 1, 3]  # nose, right eye and ear: turned to its left, a head shows its right side
     assert (places.direct - joints)[0, seen].abs().max() < 8
@@ -80,10 +98,12 @@ def test_a_turned_head_shows_its_joints_and_the_other_side_mirrored() -> None:
 
 
 def test_nothing_of_a_face_is_seen_from_behind() -> None:
-    places = HeadMaps(body(180), body(0)).at(body(0).xy[:, [NOSE, R_EYE, L_EYE]])
+    places = HeadMaps(head_pose(body(180)), head_pose(body(0))).at(body(0).xy[:, [NOSE, R_EYE, L_EYE]])
     assert (places.faces < 0).all()
     assert (places.mirrored_faces < 0).all()
-    assert (HeadMaps(body(0), body(180)).at(body(180).xy[:, [R_EAR]]).on_head > 0.5).all()
+    assert (
+        HeadMaps(head_pose(body(0)), head_pose(body(180))).at(body(180).xy[:, [R_EAR]]).on_head > 0.5
+    ).all()
 
 
 def turned(skeleton: Skeleton, degrees: float, down: float = 0.0) -> Skeleton:

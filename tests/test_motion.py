@@ -17,18 +17,11 @@ from models import weights
 from models.body import complete, seen_from_behind, torso_length
 from models.grid import pixel_grid, sample
 from models.images import LUMA
-from models.motion import (
-    Analysed,
-    Frame,
-    Motion,
-    MotionTransfer,
-    Person,
-    missing_parts,
-    person_frame,
-    with_carried_face,
-)
+from models.motion import Motion
 from models.parts import MIRRORED_PARTS, PartMaps, arm_distances
+from models.person import Frame, Person, person_frame
 from models.photo import Hands, arm_masks, spread_colours
+from models.transfer import Analysed, MotionTransfer, missing_parts, with_carried_face
 from server.preview import paint
 from shared.errors import BadInput, MissingWeights, NoActor
 from shared.skeleton import (

@@ -11,7 +11,7 @@ from server_process import REAL, servers, wait_until_running
 from tiny_server import bright_person
 
 from models.images import load_picture
-from models.motion import MotionTransfer
+from models.transfer import MotionTransfer
 from server.preview import KEPT, AnalysedActors, analyse
 from shared.errors import ActorUnknown, BadInput, NoActor, Superseded
 from shared.messages import (

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from models.images import load_picture
-from models.motion import MotionTransfer
 from models.pairs import Rendered, Stored, read_file
 from models.photo import resized
 from models.retouch import Retouch, Retouched, paint_over, planes_of
@@ -25,6 +24,7 @@ from models.retouch_training import (
     train,
     with_things,
 )
+from models.transfer import MotionTransfer
 from models.transfer_training import Options
 from shared.errors import BadImage, BadInput
 from shared.skeleton import MIRROR

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.motion import Person
+from models.person import Person
 from models.shadow import darkness, with_shadow
 from server.poses import upright
 from shared.errors import BadInput

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from models.images import load_picture
-from models.motion import Person
+from models.person import Person
 from models.pose import PoseEstimator
 from models.shadow import with_shadow
 from models.sun import Sun, feet_of, find, shade

@@ -89,7 +89,7 @@ def test_the_person_lies_where_the_report_says(photo, pose, person, tmp_path, ge
 
 def test_passes_fit_the_layer():
     from models.finish import to_layer
-    from models.motion import Person
+    from models.person import Person
 
     rng = np.random.default_rng(0)
     rgba = np.zeros((9, 8, 4), np.float32)
@@ -106,7 +106,7 @@ def test_passes_fit_the_layer():
 
 def test_own_colours_are_the_painted_ones_and_beyond_the_person_the_layers():
     from models.finish import Layer
-    from models.motion import Person
+    from models.person import Person
 
     rgba = np.zeros((4, 3, 4), np.float32)
     rgba[1:3, 1] = 0.2, 0.1, 0.05, 0.5

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from models import metrics
-from models.motion import Person, person_frame
+from models.person import Person, person_frame
 from models.transfer_eval import (
     LAYER,
     Copying,

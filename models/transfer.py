@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transfer that moves the photo's own pixels: each limb of the target pose is an exact map into the photo.
+
+`MotionTransfer` enlarges the weights that `Motion` gives to these maps, not the picture, and reads the photo at its
+full resolution, so the layer is as sharp as the photo; `Head` turns heads, and `Retouch` paints over what moved pixels
+cannot make. Without networks the part maps alone give a person too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shared.errors import NoActor
+from shared.skeleton import FACE, Skeleton
+
+from . import weights
+from .body import complete
+from .carry import Photo, clear_specks, edge_width, own_head, passes_of, render
+from .head import Head, TurnedHead, arms_before_head, cut, head_frames, turn
+from .head_pose import HeadMaps, head_pose
+from .images import LUMA
+from .motion import Motion, Prediction
+from .parts import PartMaps
+from .person import Frame, Person, crop, person_frame, tensors
+from .photo import Hands, arms_apart, hands_of, is_grey, joined, resized, spread_colours
+from .retouch import Retouch, paint_over, planes_of
+
+_TORSO_METRES = 0.5
+"""Neck to mid-hip of a grown-up: what a torso is taken for where metres are asked for."""
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """All that `MotionTransfer` needs to know of a photo: `analyse` makes it, any number of poses use it.
+
+    Args:
+        source (`Skeleton`): the person's joints in the photo.
+        frame (`Frame`): the square of the photo around the person.
+        straight (`(n, n, 4)` float32): the frame's pixels, colours continued beyond the matte, and the matte.
+        bare, armed (`(m, m, 4)` float32): `arms_apart`.
+        small (`(1, 4, 256, 256)` float32): the frame as the network sees it, premultiplied.
+        head (`(1, 4, 96, 96)` float32): its head frame, the same.
+        before_head (`(1, 1, 128, 128)` float32, *optional*): `arms_before_head`.
+        hands (`Hands`): bare or hidden.
+        grey (`bool`): the photo is black and white, so that what networks paint must be, too.
+    """
+
+    source: Skeleton
+    frame: Frame
+    straight: NDArray[np.float32]
+    bare: NDArray[np.float32]
+    armed: NDArray[np.float32]
+    small: Tensor
+    head: Tensor
+    before_head: Tensor | None
+    hands: Hands
+    grey: bool
+
+
+@dataclass(frozen=True)
+class Moved:
+    """An actor's pixels moved into a pose, before they are retouched.
+
+    Args:
+        frame (`Frame`): the square of the scene around the target.
+        rgba (`(n, n, 4)` float32): its pixels, premultiplied.
+        edge (`float`): width of its edges, in frame units.
+        prediction (`Prediction`, *optional*): what the network said of it.
+        retouch (`(1, 1, 64, 64)` float32): how much each place may be retouched, 0..1: nothing that is as in the photo,
+            nor a head that is the photo's, nor what is the other side's for want of its own.
+    """
+
+    frame: Frame
+    rgba: NDArray[np.float32]
+    edge: float
+    prediction: Prediction | None
+    retouch: Tensor
+
+
+def missing_parts(source: Skeleton, target: Skeleton) -> list[str]:
+    """Which limbs the target shows that the photo has neither on this nor on the other side, nor their parents.
+
+    Returns words for a sentence, such as `["legs"]`; empty when the photo has what is needed.
+    """
+    needed = {"arms": (2, 3, 4, 5), "legs": (6, 7, 8, 9)}
+    maps = PartMaps(*tensors(source), *tensors(target))
+    lacking = (maps.in_target & ~maps.in_source)[0]
+    words = [word for word, parts in needed.items() if lacking[list(parts)].any()]
+    known = maps.source.known[0]
+    if not known[list(FACE)].any() and maps.target.known[0, list(FACE)].any():
+        words.append("face")
+    return words
+
+
+def with_carried_face(source: Skeleton, target: Skeleton) -> Skeleton:
+    """The target with the face that the photo's head has there: pixels can be moved, but not turned out of the plane.
+
+    Args:
+        source (`Skeleton`): the person in the photo.
+        target (`Skeleton`): the pose wanted. Unchanged where the photo or the pose shows no face.
+    """
+    joints = list(FACE)
+    if not source.visible[joints].any() or not target.visible[joints].any():
+        return target
+    frame = person_frame(target)
+    maps = PartMaps(*tensors(source, person_frame(source)), *tensors(target, frame))
+    face = maps.carried_face()[0].double().numpy() * frame.size + (frame.x, frame.y)
+    known = source.visible[joints]
+    if maps.head_mirrored[0]:
+        known = known[[0, 2, 1, 4, 3]]
+    xy, visible, score = target.xy.copy(), target.visible.copy(), target.score.copy()
+    xy[joints], visible[joints], score[joints] = face, known, np.where(known, target.score.max(), 0.0)
+    return Skeleton(xy, visible, score)
+
+
+class MotionTransfer:
+    """Paints the actor of a photo in a new pose.
+
+    Args:
+        name (`str`, *optional*, defaults to `"motion"`): installed weights of stage `transfer`, or `"limbs"` for the
+            part maps alone, without a network.
+    """
+
+    def __init__(self, name: str = "motion") -> None:
+        self.network = None if name == "limbs" else weights.load(Motion, "transfer", name)
+        self.head = None if name == "limbs" else weights.load(Head, "transfer", "head")
+        self.retouch = None if name == "limbs" else weights.load(Retouch, "transfer", "retouch")
+
+    def transfer(
+        self, rgb: NDArray[np.uint8], matte: NDArray[np.float32], source: Skeleton, target: Skeleton
+    ) -> Person:
+        """The person of `rgb` in the pose `target`, at the target's scale: `analyse` and `pose` in one."""
+        return self.pose(self.analyse(rgb, matte, source), target)
+
+    @torch.inference_mode()
+    def analyse(self, rgb: NDArray[np.uint8], matte: NDArray[np.float32], source: Skeleton) -> Analysed:
+        """What depends on the photo alone.
+
+        Args:
+            rgb (`(H, W, 3)` uint8): the photo.
+            matte (`(H, W)` float32): how much of each pixel is the person, 0..1.
+            source (`Skeleton`): the person's joints in the photo.
+
+        Raises:
+            NoActor: the matte is empty around the source skeleton.
+            BadInput: a skeleton without joints, or of an impossible size.
+        """
+        frame = person_frame(source)
+        photo = joined(crop(rgb, frame) * np.float32(1 / 255), crop(matte[..., None], frame)[..., 0])
+        if photo[..., 3].max() < 0.5:
+            raise NoActor(
+                "actor photo: the matte shows no person at the skeleton", "Choose another photo", "actor"
+            )
+        straight = joined(spread_colours(photo[..., :3], photo[..., 3]), photo[..., 3])
+        photo[..., :3] *= photo[..., 3:]
+        small = resized(photo, Motion.PHOTO)
+        joints = tensors(source, frame)
+        bare, armed = arms_apart(straight, *joints)
+        body = complete(*joints)
+        pose = head_pose(body)
+        origin, side = head_frames(body, pose)
+        finer = math.ceil(float(side) * frame.size / Head.FINE)
+        head = cut(torch.from_numpy(photo).permute(2, 0, 1)[None], origin, side, Head.FINE, max(finer, 1))
+        seen = torch.from_numpy(small).permute(2, 0, 1)[None]
+        covered = arms_before_head(body, pose)
+        hands = hands_of(small, *joints)
+        return Analysed(source, frame, straight, bare, armed, seen, head, covered, hands, is_grey(small))
+
+    @torch.inference_mode()
+    def pose(self, actor: Analysed, target: Skeleton, passes: bool = False, draft: bool = False) -> Person:
+        """The actor in a pose, at the target's scale.
+
+        Args:
+            actor (`Analysed`): from `analyse`.
+            target (`Skeleton`): the pose, in pixels of the scene. Limbs whose joints are unknown are not drawn; those
+                that `missing_parts` names are made up, blurred and in the colours of the rest.
+            passes (`bool`, *optional*, defaults to `False`): depth and normals too, where a network predicts them.
+            draft (`bool`, *optional*, defaults to `False`): not retouched, and the network asked once, not of the
+                mirror image too.
+
+        Raises:
+            BadInput: a skeleton without joints, or of an impossible size.
+        """
+        moved = self.move(actor, target, draft)
+        frame, rgba = moved.frame, moved.rgba
+        wanted = not draft and float(moved.retouch.max()) > 0.01
+        if wanted and self.retouch is not None and moved.prediction is not None:
+            small = resized(rgba, Retouch.SIZE)
+            seen = torch.from_numpy(small).permute(2, 0, 1)[None]
+            out = self.retouch.both_ways(seen, planes_of(moved.prediction))
+            paint_over(rgba, small, out, moved.retouch, moved.edge)
+            clear_specks(rgba)
+        if actor.grey:
+            rgba[..., :3] = (rgba[..., :3] @ LUMA)[..., None]
+        rows, columns = (np.flatnonzero(rgba[..., 3].any(axis)) for axis in (1, 0))
+        if len(rows) == 0:
+            return Person(np.zeros((1, 1, 4), np.float32), frame.x, frame.y)
+        top, left = int(rows[0]), int(columns[0])
+        here = np.s_[top : rows[-1] + 1, left : columns[-1] + 1]
+        depth = normals = None
+        if passes and moved.prediction is not None:
+            shape = passes_of(moved.prediction, rgba[..., 3])[here]
+            normals, depth = np.ascontiguousarray(shape[..., :3]), shape[..., 3] * _TORSO_METRES
+        return Person(np.ascontiguousarray(rgba[here]), frame.x + left, frame.y + top, depth, normals)
+
+    @torch.inference_mode()
+    def move(self, actor: Analysed, target: Skeleton, draft: bool = False) -> Moved:
+        """The actor's pixels in a pose: what `pose` retouches.
+
+        Args, errors: as of `pose`.
+        """
+        frame = person_frame(target)
+        source_xy, source_known = tensors(actor.source, actor.frame)
+        target_xy, target_known = tensors(target, frame)
+        prediction = None
+        if self.network is None:
+            maps = PartMaps(source_xy, source_known, target_xy, target_known)
+        else:
+            predict = self.network if draft else self.network.both_ways
+            prediction = predict(actor.small, source_xy, source_known, target_xy, target_known)
+            maps = prediction.maps
+        # Photo pixels per layer pixel; a photo that is larger is reduced first, so that reading it does not alias.
+        per_pixel = float(maps.ratio[0]) * actor.frame.size / frame.size
+        straight = actor.straight
+        if per_pixel > 1:
+            straight = resized(straight, max(8, round(actor.frame.size / per_pixel)))
+        photo = Photo(straight, actor.bare, actor.armed, actor.hands.hidden)
+        head = self._turned(actor, maps)
+        changed = maps.moved().expand(1, 1, Motion.SIZE, Motion.SIZE)
+        if prediction is not None:
+            changed = changed * (1 - maps.unmoved(Motion.SIZE, prediction.share))
+        rgba, retouch = render(photo, maps, prediction, changed, frame.size, head, not draft)
+        if prediction is not None:
+            retouch = retouch * (1 - own_head(maps, head) * prediction.share[:, 1:2])
+        return Moved(frame, rgba, edge_width(maps, actor.frame.size, frame.size), prediction, retouch)
+
+    def _turned(self, actor: Analysed, maps: PartMaps) -> TurnedHead | None:
+        """The head, where there is a network for it and it must turn, or show what an arm hid."""
+        change = float(maps.moved())
+        if self.head is None or change < 0.01:
+            return None
+        heads = HeadMaps(head_pose(maps.source), head_pose(maps.target))
+        turned = turn(heads, maps.source.known, maps.target.known)
+        share, covered = float(turned) * change, actor.before_head
+        if share < 0.01 and covered is None:
+            return None
+        frames = (head_frames(maps.source, heads.source), head_frames(maps.target, heads.target))
+        origins, sides = zip(*frames, strict=True)
+        joints = [
+            ((body.xy - origin[:, None]) / side, body.known)
+            for body, origin, side in zip((maps.source, maps.target), origins, sides, strict=True)
+        ]
+        out = self.head(actor.head, *joints[0], *joints[1], actor.hands.skin)
+        covered = None if covered is None else covered * change
+        return TurnedHead(share, covered, out, origins[0][0], float(sides[0]), origins[1][0], float(sides[1]))
