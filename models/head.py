@@ -103,9 +103,7 @@ class Turned(NamedTuple):
     correction: Tensor  # (B, 4, 48, 48), added to source points and to those of the other side, frame units
     flow: Tensor  # (B, 48, 48, 4), both kinds of the resulting points of the source's head frame
     carried: Tensor  # (B, 8, 96, 96), the photo there
-    choice: (
-        Tensor  # (B, 3, 48, 48), logits: what is taken, the photo, the photo of the other side, the painting
-    )
+    choice: Tensor  # (B, 3, 48, 48), logits: the photo, the photo of the other side, the painting
     colour: Tensor  # (B, 3, 96, 96), the painting, 0..1
     alpha: Tensor  # (B, 1, 96, 96), logits
 
@@ -161,9 +159,9 @@ class Head(nn.Module):
         self.look = nn.Sequential(
             block(16 + marks, channels[0], 2), Residual(channels[0]), nn.Conv2d(channels[0], palette, 3, 1, 1)
         )
-        gist = nn.Linear(channels[-1], channels[-1])
-        self.surface = nn.Parameter(0.5 * torch.randn(1, self.FEATURES, self.SURFACE, self.SURFACE))
         self.aim = Aim(2 * 4 + 3 + 4 + 3 * marks)
+        self.surface = nn.Parameter(0.5 * torch.randn(1, self.FEATURES, self.SURFACE, self.SURFACE))
+        gist = nn.Linear(channels[-1], channels[-1])
         self.gist = nn.Sequential(nn.Linear(3 * palette + 2 * 9, channels[-1]), nn.SiLU(), gist)
         nn.init.zeros_(gist.weight)
         last = nn.Conv2d(fine, 4 + palette, 3, 1, 1)
@@ -204,7 +202,8 @@ class Head(nn.Module):
             first = [_both(coarse, at), seen, sample(marks, _points(at[:, :2])), wanted, coarse, marks]
         off = self.aim(torch.cat(first, 1), bodies, poses).float()
         with torch.autocast(source.device.type, enabled=False):
-            by = (torch.tanh(off) * off.new_tensor(2 * self.MAX_AIM)).split(6, 1)
+            limits = off.new_tensor(self.MAX_AIM)
+            by = [torch.tanh(of_one) * limits for of_one in off.split(len(limits), 1)]
             maps = HeadMaps(corrected(poses[0], by[0]), corrected(poses[1], by[1]))
             at, seen, place = _places(maps, fine)
             coarse_at = F.avg_pool2d(at, 2)
@@ -223,8 +222,8 @@ class Head(nn.Module):
             features = torch.cat(planes, 1)
         levels = descend(self.stem(features.contiguous(memory_format=torch.channels_last)), self.down)
         away = smoothstep(-maps.source.turned[:, 2, 2].detach(), 0.0, 0.3) * skin[:, 3]
-        first_colour, *others = self._palette(source, marks).unbind(1)
-        palette = torch.stack([first_colour + away[:, None] * (skin[:, :3] - first_colour), *others], 1)
+        face, *others = self._palette(source, marks).unbind(1)
+        palette = torch.stack([face + away[:, None] * (skin[:, :3] - face), *others], 1)
         facing = [pose.turned.detach().flatten(1) for pose in (maps.source, maps.target)]
         gist = self.gist(torch.cat([palette.flatten(1), *facing], 1))[..., None, None]
         x = ascend(levels[-1] + gist, levels, self.up)
