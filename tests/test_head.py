@@ -177,7 +177,9 @@ def test_it_paints_in_the_photo_s_colours(tmp_path: Path, colour: tuple[float, f
         with torch.no_grad():
             out = network()(*batch._replace(skin=skin).given)
         wanted = torch.tensor(colour)[:, None, None].expand_as(out.colour)
-        torch.testing.assert_close(out.colour, wanted, atol=0.1, rtol=0)
+        # Each pixel may differ by what a network that has not learned adds, all together not.
+        torch.testing.assert_close(out.colour, wanted, atol=0.2, rtol=0)
+        torch.testing.assert_close(out.colour.mean((2, 3)), wanted.mean((2, 3)), atol=0.05, rtol=0)
 
 
 def test_places_keep_their_bits_in_mixed_precision(tmp_path: Path) -> None:
