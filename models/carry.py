@@ -185,10 +185,11 @@ def render(
             head_inside = smooth(head_outline, spot.here)[0]
             # What is painted of a head belongs to it, too.
             on_it = spot.counts * (0.5 + head_inside / edge).clamp(0, 1)
-            near, others = distance[1, spot.pixels], distance[:, spot.pixels] + 9 * (1 - still)
+            near = distance[1, spot.pixels]
             on_it = (on_it * (1 - smoothstep(near, 1.2, 2.0))).maximum(coverage[1, spot.pixels])
-            # Shoulders and collar in its square stay where they are.
-            coverage[1, spot.pixels] = on_it * (1 - smoothstep(near - others.amin(0), -0.2, 0.1))
+            # Shoulders and collar in its square stay where they are: what stays and is as near has them.
+            stays = distance[:, spot.pixels].masked_fill(still < 0.5, math.inf).amin(0)
+            coverage[1, spot.pixels] = on_it * (1 - smoothstep(near - stays, -0.2, 0.1))
         logits, part_alpha = limb_prior(distance[None], coverage[None], maps.in_target)
         # What moves has no say where all is as in the photo.
         logits, part_alpha = logits[0] - _NO_SAY * (1 - still) * (1 - change), part_alpha[0]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of `Head` on rendered close-ups (`walkon data people --framing head`), with the faults of real photos.
 
-Its losses are those of `Motion` and an adversarial one (LSGAN, Mao et al. 2017), without which what the photo does not
-show is a blur. A patch critic sees the head, and where the joints of its face should be.
+Its losses are like those of `Motion`, and an adversarial one (LSGAN, Mao et al. 2017), without which what the photo
+does not show is a blur. A patch critic sees the painting, and where the joints of the face should be.
 """
 
 from __future__ import annotations
@@ -164,13 +164,14 @@ def losses(out: Turned, batch: Batch) -> dict[str, Tensor]:
     where edges count more; `colour` and `edges`, of the picture; `painted`, of the painting alone; `choice`, of what is
     chosen on the head, and `visible`, of what is elsewhere.
     """
-    near, near_coarse = (0.2 + 0.8 * in_window(size) for size in (Head.FINE, Head.SIZE))
+    device = batch.source.device
+    near, near_coarse = (0.2 + 0.8 * in_window(size).to(device) for size in (Head.FINE, Head.SIZE))
     guess = (out.guess - batch.flow).abs().sum(-1)
     off, off_mirrored = ((flow - batch.flow).abs().sum(-1) for flow in out.flow.split(2, 3))
     seen, unseen = ((batch.state == state).float() * near_coarse for state in (1, 2))
     flow = (off * seen).sum() + 0.2 * (off.minimum(off_mirrored) * unseen).sum()
     flow = flow / (seen.sum() + 0.2 * unseen.sum() + 1)
-    places = out.maps.at(pixel_grid(Head.SIZE).to(seen.device).expand(len(seen), -1, -1))
+    places = out.maps.at(pixel_grid(Head.SIZE).to(device).expand(len(seen), -1, -1))
     on_head, *facing = (
         of.detach().reshape(seen.shape) for of in (places.on_head, places.faces, places.mirrored_faces)
     )
@@ -179,7 +180,7 @@ def losses(out: Turned, batch: Batch) -> dict[str, Tensor]:
     truth = batch.target[:, 3:]
     wanted = batch.target[:, :3] / truth.clamp_min(0.05)
     whole = on_head * near_coarse * (F.avg_pool2d(truth, 2)[:, 0] > 0.9)
-    carried, unlike = torch.zeros((), device=seen.device), []
+    carried, unlike = torch.zeros((), device=device), []
     # No truth says where the photo shows the same of the head's other side, but that it looks alike.
     for photo, square_on in zip(out.carried.split(4, 1), facing, strict=True):
         error = F.avg_pool2d((_straight(photo) - wanted).abs().mean(1, keepdim=True), 2)[:, 0]
