@@ -20,6 +20,7 @@ from .body import seen_from_behind
 from .grid import pixel_grid, sample, smooth, smoothstep
 from .head import Spot, TurnedHead, taken
 from .motion import Prediction
+from .outline import outline_of
 from .parts import NUM_PARTS, PARTS, PartMaps, limb_prior
 from .photo import resized, spread_colours
 
@@ -163,7 +164,7 @@ def render(
     edge = edge_width(maps, photo.straight.shape[0], size) / torso
     outline = head_outline = None
     if head is not None:
-        head_outline = outline_of(head.out.alpha) * head.target_side / torso
+        head_outline = head.outline() * head.target_side / torso
     if prediction is not None:
         painted = _painted_like(prediction, photo.straight)
         planes = torch.cat([prediction.part_logits, prediction.visible, painted], 1)
@@ -412,37 +413,6 @@ def _taken_apart(photo: Photo, read: _Read, change: Tensor) -> Tensor:
     return values
 
 
-def outline_of(logits: Tensor) -> Tensor:
-    """How far inside the outline each place is `(1, 1, n, n)`, in frame units; negative outside.
-
-    What the network is unsure of it predicts as a wide ramp; enlarged, that is a blur. Near the outline the ramp
-    divided by its own slope is a distance, finer than a pixel; farther off it means nothing, and the distance is
-    measured.
-
-    Args:
-        logits (`(1, 1, n, n)`): of alpha.
-    """
-    n = logits.shape[-1]
-    smooth = F.avg_pool2d(F.pad(logits, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    wide = F.pad(smooth, (1, 1, 1, 1), mode="replicate")
-    slope = (
-        torch.hypot(wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2], wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1])
-        / 2
-    )
-    near = (logits / slope.clamp_min(_FLAT)).clamp(-2, 2)[0, 0].numpy()
-    person = (logits[0, 0] > 0).to(torch.uint8).numpy()
-    inside, outside = (
-        cv2.distanceTransform(side, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for side in (person, 1 - person)
-    )
-    far = inside - outside
-    # It is of pixels: their steps would scallop an outline that is drawn at some distance.
-    far = cv2.GaussianBlur(far - 0.5 * np.sign(far), (0, 0), 1.5)
-    distance = near + np.clip(np.abs(far) - 1, 0, 1) * (far - near)
-    # Where nobody is there is no distance.
-    return torch.from_numpy(np.clip(distance, -n, n).astype(np.float32) / n)[None, None]
-
-
-_FLAT = 0.15
 _EDGE_WIDTH = 1.6
 """Of an edge in pixels of the photo or the layer, whichever are larger."""
 _STANDS_OFF = 0.03

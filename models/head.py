@@ -34,6 +34,7 @@ from .blocks import Residual, ascend, block, descend, lay_out
 from .body import Body, complete, normalised
 from .grid import pixel_grid, sample, smooth, smoothstep
 from .head_pose import HeadMaps, HeadPose, angle_between, corrected, head_pose
+from .outline import outline_of, volume_at
 from .parts import arm_cover, arm_distances
 
 _SIDE = 1.15
@@ -364,6 +365,7 @@ class TurnedHead:
         share (`float`): how much of it counts, 0..1: `turn`.
         covered (`(1, 1, n, n)`, *optional*): where the photo's arms lie before its head, in its person frame: what is
             behind them counts wholly, however little the head turns.
+        volume (`(36,)`): how much farther out than drawn the head reaches (`outline.volume_of`).
         out (`Turned`): of a batch of one.
         source_origin, target_origin (`(2,)`), source_side, target_side (`float`): the head frames in the coordinates
             of the person frames.
@@ -371,11 +373,16 @@ class TurnedHead:
 
     share: float
     covered: Tensor | None
+    volume: Tensor
     out: Turned
     source_origin: Tensor
     source_side: float
     target_origin: Tensor
     target_side: float
+
+    def outline(self) -> Tensor:
+        """How far inside the head's outline each place is `(1, 1, 96, 96)`, in units of the target's head frame."""
+        return outline_of(self.out.alpha) + volume_at(self.volume, self.out.maps.target, Head.FINE)
 
     def counts(self, points: Tensor) -> Tensor:
         """How much the head counts at target points `(M, 2)` of the person frame, `(M,)`."""

@@ -22,10 +22,12 @@ from shared.skeleton import FACE, Skeleton
 from . import weights
 from .body import complete
 from .carry import Photo, clear_specks, edge_width, own_head, passes_of, render
+from .grid import pixel_grid, sample
 from .head import Head, TurnedHead, arms_before_head, cut, head_frames, turn
 from .head_pose import HeadMaps, head_pose
 from .images import LUMA
 from .motion import Motion, Prediction
+from .outline import outline_of, volume_of
 from .parts import PartMaps
 from .person import Frame, Person, crop, person_frame, tensors
 from .photo import Hands, arms_apart, hands_of, is_grey, joined, resized, spread_colours
@@ -46,6 +48,7 @@ class Analysed:
         bare, armed (`(m, m, 4)` float32): `arms_apart`.
         small (`(1, 4, 256, 256)` float32): the frame as the network sees it, premultiplied.
         head (`(1, 4, 96, 96)` float32): its head frame, the same.
+        volume (`(36,)` float32): how much farther out than `Head` draws it the head reaches, by direction.
         before_head (`(1, 1, 128, 128)` float32, *optional*): `arms_before_head`.
         hands (`Hands`): bare or hidden.
         grey (`bool`): the photo is black and white, so that what networks paint must be, too.
@@ -58,6 +61,7 @@ class Analysed:
     armed: NDArray[np.float32]
     small: Tensor
     head: Tensor
+    volume: Tensor
     before_head: Tensor | None
     hands: Hands
     grey: bool
@@ -170,7 +174,22 @@ class MotionTransfer:
         seen = torch.from_numpy(small).permute(2, 0, 1)[None]
         covered = arms_before_head(body, pose)
         hands = hands_of(small, *joints)
-        return Analysed(source, frame, straight, bare, armed, seen, head, covered, hands, is_grey(small))
+        points = origin + side * pixel_grid(Head.FINE)
+        pixels = frame.size * points[0] + torch.tensor([frame.x, frame.y])
+        shown = ((pixels >= 0) & (pixels < torch.tensor(matte.shape[::-1]))).all(1).float()
+        if covered is not None:
+            shown = shown * (1 - sample(covered, points)[0, 0])
+        volume = self._volume(head, (body.xy - origin[:, None]) / side, body.known, hands.skin, shown)
+        return Analysed(
+            source, frame, straight, bare, armed, seen, head, volume, covered, hands, is_grey(small)
+        )
+
+    def _volume(self, head: Tensor, xy: Tensor, known: Tensor, skin: Tensor, shown: Tensor) -> Tensor:
+        """`volume_of` a head, whose frame holds what the photo shows at the places that are `shown` `(96 * 96,)`."""
+        if self.head is None:
+            return torch.zeros(1)
+        out = self.head(head, xy, known, xy, known, skin)
+        return volume_of(outline_of(out.alpha), head[:, 3:], shown.reshape(out.alpha.shape), out.maps.source)
 
     @torch.inference_mode()
     def pose(self, actor: Analysed, target: Skeleton, passes: bool = False, draft: bool = False) -> Person:
@@ -250,12 +269,17 @@ class MotionTransfer:
         share, covered = float(turned) * change, actor.before_head
         if share < 0.01 and covered is None:
             return None
-        frames = (head_frames(maps.source, heads.source), head_frames(maps.target, heads.target))
-        origins, sides = zip(*frames, strict=True)
+        source, target = (
+            (origin[0], float(side))
+            for origin, side in (
+                head_frames(maps.source, heads.source),
+                head_frames(maps.target, heads.target),
+            )
+        )
         joints = [
-            ((body.xy - origin[:, None]) / side, body.known)
-            for body, origin, side in zip((maps.source, maps.target), origins, sides, strict=True)
+            ((body.xy - origin) / side, body.known)
+            for body, (origin, side) in ((maps.source, source), (maps.target, target))
         ]
         out = self.head(actor.head, *joints[0], *joints[1], actor.hands.skin)
         covered = None if covered is None else covered * change
-        return TurnedHead(share, covered, out, origins[0][0], float(sides[0]), origins[1][0], float(sides[1]))
+        return TurnedHead(share, covered, actor.volume, out, *source, *target)

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,10 +15,12 @@ import torch
 from models import head
 from models.body import complete
 from models.critic import PatchCritic
+from models.grid import pixel_grid
 from models.head import Head, head_frames, turn
-from models.head_pose import HeadMaps, head_pose
+from models.head_pose import HeadMaps, HeadPose, head_pose
 from models.head_training import Batch, judged, losses, prepare, train
 from models.images import load_picture
+from models.outline import volume_at, volume_of
 from models.pairs import read_file
 from models.person import tensors
 from models.transfer import MotionTransfer
@@ -239,6 +242,63 @@ def test_a_face_that_the_photo_does_not_show_has_the_colour_of_the_hands() -> No
         layer = over_grey(transfer.pose(known, skeleton(STANDING)), matte.shape)
         faces.append(layer[34:46, 94:107].reshape(-1, 3).mean(0))
     assert (faces[0] > faces[1] + 0.05).all(), faces
+
+
+@pytest.mark.parametrize("top", [6, 10])
+def test_a_hat_is_as_tall_when_the_head_turns(top: int) -> None:
+    rgb, matte = picture()
+    cv2.rectangle(rgb, (84, top), (116, 26), (250, 220, 10), -1)
+    cv2.rectangle(matte, (84, top), (116, 26), 1.0, -1)
+    transfer = MotionTransfer()
+    actor = transfer.analyse(rgb, matte, skeleton(STANDING))
+    tall, average = (
+        over_grey(transfer.pose(of, skeleton(PROFILE)), matte.shape)
+        for of in (actor, replace(actor, volume=torch.zeros_like(actor.volume)))
+    )
+    above = np.s_[top + 1 : 10, 94:108] if top < 10 else np.s_[8:11, 94:108]
+    yellow = np.array((250, 220, 10)) / 255
+    assert np.abs(tall[above] - yellow).mean() < 0.6 * np.abs(average[above] - yellow).mean()
+
+
+def discs(*radii: float) -> list[torch.Tensor]:
+    """Distances from the edge of discs around the middle of a frame, `(1, 1, 96, 96)`."""
+    distance = (pixel_grid(96)[0] - 0.5).norm(dim=-1).reshape(1, 1, 96, 96)
+    return [radius - distance for radius in radii]
+
+
+def test_what_a_photo_has_more_of_a_head_is_told_by_direction() -> None:
+    # Tilted to the right of the picture by 30 degrees, 0.8 frames a torso.
+    tilt = torch.polar(torch.tensor([0.8]), torch.tensor([math.radians(30)]))
+    pose = HeadPose(torch.eye(3)[None], tilt, torch.tensor([0.5 + 0.5j]))
+    drawn, larger, smaller = discs(0.2, 0.24, 0.16)
+    everywhere = torch.ones_like(drawn)
+    for photo, more in ((larger, 0.04), (smaller, -0.04), (drawn, 0.0)):
+        volume = volume_of(drawn, (photo > 0).float(), everywhere, pose)
+        assert torch.allclose(volume[:9], torch.full((9,), more / 0.8), atol=0.01)
+        assert volume[18].abs() < 1e-3, "below is the neck"
+    # A tuft over the left ear: both sides have half of it, and the way up none.
+    tuft = (larger > 0) & (pixel_grid(96)[0, :, 0].reshape(96, 96) > 0.68)
+    volume = volume_of(drawn, ((drawn > 0) | tuft).float(), everywhere, pose)
+    assert volume[6] > 0.01
+    assert torch.equal(volume, volume.flip(0).roll(1))
+    assert volume[0] < 0.2 * volume[6]
+    # What the photo does not show tells nothing.
+    assert volume_of(drawn, (smaller > 0).float(), 0 * everywhere, pose).abs().max() == 0
+    at = volume_at(torch.linspace(0, 0.35, 36), pose, 96)[0, 0]
+    up = math.radians(30)
+    for angle, wanted in ((0, 0.0), (90, 0.09), (180, 0.18), (260, 0.26)):
+        x, y = (48 + 30 * f(up + math.radians(angle)) for f in (math.sin, lambda a: -math.cos(a)))
+        assert abs(at[int(y), int(x)].item() - 0.8 * wanted) < 0.01
+
+
+def test_a_head_that_the_photo_cuts_is_not_taken_for_a_flat_one() -> None:
+    rgb, matte = picture()
+    flat = matte.copy()
+    flat[:24] = 0
+    transfer = MotionTransfer()
+    assert transfer.analyse(rgb, flat, skeleton(STANDING)).volume[0] < -0.01
+    cut_off = transfer.analyse(rgb[24:], matte[24:], skeleton(STANDING - (0, 24)))
+    assert cut_off.volume[0].abs() < 0.003
 
 
 def test_a_head_that_turns_leaves_the_shoulders_alone() -> None:
