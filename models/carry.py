@@ -45,6 +45,7 @@ class Photo(NamedTuple):
     bare: NDArray[np.float32]  # (m, m, 4), what torso and legs are taken from, and how far: without the arms
     armed: NDArray[np.float32]  # (m, m, 4), the same for arms: without what lies around them
     hidden: Tensor  # (2, 64, 64), where the left and the right hand would be, if something hides it
+    owned: Tensor  # (10, 1, 256, 256), `owned`
 
 
 class _Read(NamedTuple):
@@ -92,8 +93,10 @@ def _occupied(
 
     `outline` is how far inside each place is, in torsos, `edge` the width of an edge.
     """
-    coarse = 128
-    _, distance = maps.at(pixel_grid(coarse))
+    coarse, known = 128, 64
+    # Distances are smooth, and these are known already.
+    distance = maps.on_grid(known)[1].reshape(1, NUM_PARTS, known, known)
+    distance = F.interpolate(distance, size=coarse, mode="bilinear", align_corners=False).flatten(2)
     if outline is None:
         maybe = distance.amin(1) < 2.9
     else:
@@ -154,8 +157,6 @@ def render(
     Returns:
         the layer `(size, size, 4)`, premultiplied, and `changed` without what is the other side's.
     """
-    matte = torch.from_numpy(resized(photo.straight[..., 3], 2 * _OWNERSHIP_SIZE))
-    own = _owned(maps, matte)
     still, keep_head = maps.still()[0, :, None], _keeps_head(maps)
     # A head that hardly turns brings its hair or hat along, beyond the outline of one without.
     hat = own_head(maps, head)
@@ -172,6 +173,7 @@ def render(
     rgba = np.zeros((size * size, 4), np.float32)
     other = None
     if other_side and prediction is not None:
+        matte = torch.from_numpy(resized(photo.straight[..., 3], photo.owned.shape[-1]))
         other = _OtherSide.of(maps, prediction, matte, photo.hidden)
     pixels = _occupied(maps, outline, head, changed, edge, size)
     for chunk in chunks(pixels):
@@ -181,7 +183,7 @@ def render(
         spot = None if head is None else head.spot(at[0])
         if spot is not None:
             points[1, spot.pixels] += spot.counts[:, None] * (spot.direct - points[1, spot.pixels])
-        coverage = sample(own, points)[:, 0]
+        coverage = sample(photo.owned, points)[:, 0]
         if spot is not None and head_outline is not None:
             head_inside = smooth(head_outline, spot.here)[0]
             # What is painted of a head belongs to it, too.
@@ -245,8 +247,13 @@ def render(
     return layer, changed if other is None else changed * (1 - other.replaces)
 
 
-def _owned(maps: PartMaps, matte: Tensor) -> Tensor:
-    """Each part's share of the source pixels `(10, 1, n, n)`, cut to the person: what may be moved."""
+def owned(maps: PartMaps, matte: Tensor) -> Tensor:
+    """Each part's share of the source pixels `(10, 1, 256, 256)`, cut to the person: what may be moved.
+
+    Args:
+        maps (`PartMaps`): of one person; any target will do.
+        matte (`(256, 256)` float32): of the photo.
+    """
     own = F.interpolate(maps.ownership(_OWNERSHIP_SIZE), scale_factor=2, mode="bilinear", align_corners=False)
     return (own * matte)[0, :, None]
 
@@ -290,7 +297,7 @@ class _OtherSide:
     def __init__(self, maps: PartMaps, share: Tensor, matte: Tensor, rough: Tensor, lacks: Tensor) -> None:
         size = share.shape[-1]
         self._source, self._maps, self._rough = maps, maps.other_side(share, matte[None, None]), rough
-        self._own = _owned(self._maps, matte)
+        self._own = owned(self._maps, matte)
         found = sample(self._own, self._maps.on_grid(size)[0][0])[_ENDS, 0]
         self._better = smoothstep((lacks * found).sum(1) / lacks.sum(1).clamp_min(1e-6), 0.3, 0.5)
         self.replaces = (lacks * self._better[:, None]).sum(0).reshape(1, 1, size, size)

@@ -108,13 +108,35 @@ def _limb_distance(along: Tensor, aside: Tensor, length: Tensor, torso: Tensor) 
     return torch.sqrt(aside**2 + past**2 + 1e-12) / half
 
 
-def _part_distances(points: Tensor, body: Body, bones: tuple[Tensor, Tensor]) -> Tensor:
-    """Distances `(B, 10, M)` of points `(B, M, 2)` from every part, in half-widths of the part."""
-    unit = body.torso[:, None]
+class _Along(NamedTuple):
+    """Where points lie to the parts' axes: neck to mid-hip, chin to forehead, and the bones of the limbs."""
+
+    along: Tensor  # (B, 10, M)
+    aside: Tensor  # (B, 10, M)
+    length: Tensor  # (B, 10, 1), of the axes
+
+    def of(self, parts: int | slice) -> tuple[Tensor, Tensor, Tensor]:
+        """All three of some parts."""
+        return self.along[:, parts], self.aside[:, parts], self.length[:, parts]
+
+
+def _coordinates(points: Tensor, body: Body, bones: tuple[Tensor, Tensor]) -> _Along:
+    """Of points `(B, M, 2)` to every part."""
     neck, hip = body.xy[:, NECK], (body.xy[:, R_HIP] + body.xy[:, L_HIP]) / 2
-    along, aside, length = _limb_coordinates(points, neck[:, None], hip[:, None])
-    along, aside, length = along[:, 0], aside[:, 0], length[:, 0]
-    side = perp(normalised(hip - neck))
+    up = normalised(body.head - neck)
+    chin, forehead = neck + (body.head - neck) * 0.35, body.head + up * 0.1 * body.torso[:, None]
+    start, end = (
+        torch.cat([torch.stack(trunk, 1), limbs], 1)
+        for trunk, limbs in zip(((neck, chin), (hip, forehead)), bones, strict=True)
+    )
+    return _Along(*_limb_coordinates(points, start, end))
+
+
+def _distances(to: _Along, body: Body) -> Tensor:
+    """Distances `(B, 10, M)` from every part, in half-widths of the part."""
+    unit = body.torso[:, None]
+    along, aside, length = to.of(0)
+    side = perp(normalised((body.xy[:, R_HIP] + body.xy[:, L_HIP]) / 2 - body.xy[:, NECK]))
     shoulders = ((body.xy[:, L_SHOULDER] - body.xy[:, R_SHOULDER]) * side).sum(-1, keepdim=True).abs()
     hips = ((body.xy[:, L_HIP] - body.xy[:, R_HIP]) * side).sum(-1, keepdim=True).abs()
     wide = torch.maximum(0.55 * shoulders + 0.04 * unit, 0.27 * unit)
@@ -122,13 +144,16 @@ def _part_distances(points: Tensor, body: Body, bones: tuple[Tensor, Tensor]) ->
     share = (along / length.clamp_min(1e-3)).clamp(0, 1)
     past = along - along.clamp_min(0.0).minimum(length + 0.12 * unit)
     torso = torch.sqrt((aside / (wide + (narrow - wide) * share)) ** 2 + (past / (0.15 * unit)) ** 2 + 1e-12)
-    up = normalised(body.head - neck)
-    bottom, top = neck + (body.head - neck) * 0.35, body.head + up * 0.1 * unit
-    along, aside, length = _limb_coordinates(points, bottom[:, None], top[:, None])
+    along, aside, length = to.of(1)
     past = along - along.clamp_min(0.0).minimum(length)
-    head = torch.sqrt(aside**2 + past**2 + 1e-12)[:, 0] / (0.27 * unit)
-    limbs = _limb_distance(*_limb_coordinates(points, *bones), body.torso)
+    head = torch.sqrt(aside**2 + past**2 + 1e-12) / (0.27 * unit)
+    limbs = _limb_distance(*to.of(slice(2, None)), body.torso)
     return torch.cat([torso[:, None], head[:, None], limbs], 1)
+
+
+def _part_distances(points: Tensor, body: Body, bones: tuple[Tensor, Tensor]) -> Tensor:
+    """Distances `(B, 10, M)` of points `(B, M, 2)` from every part, in half-widths of the part."""
+    return _distances(_coordinates(points, body, bones), body)
 
 
 def _bones_of(body: Body) -> tuple[Tensor, Tensor, Tensor]:
@@ -281,7 +306,8 @@ class PartMaps:
             (self._head_matrix, self._head_target, self._head_source),
         ):
             trunk.append(torch.einsum("bij,bmj->bmi", matrix, points - from_[:, None]) + to[:, None])
-        along, aside, length = _limb_coordinates(points, *self._bones_target)
+        lie = _coordinates(points, self.target, self._bones_target)
+        along, aside, length = lie.of(slice(2, None))
         bone = self._chosen_end - self._chosen_start
         source_length = bone.norm(dim=-1, keepdim=True)
         axis = torch.where(
@@ -300,7 +326,7 @@ class PartMaps:
         maps = torch.cat([torch.stack(trunk, 1), limbs], 1)
         # What the photo lacks altogether is taken near the torso, where colours are at least the person's.
         maps = torch.where(self.in_source[:, :, None, None], maps, maps[:, :1])
-        return maps, _part_distances(points, self.target, self._bones_target)
+        return maps, _distances(lie, self.target)
 
     def on_grid(self, size: int) -> tuple[Tensor, Tensor]:
         """What `at` says of the pixels of a frame of that size; worked out once."""

@@ -8,7 +8,9 @@ cannot make. Without networks the part maps alone give a person too.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +23,7 @@ from shared.skeleton import FACE, Skeleton
 
 from . import weights
 from .body import complete
-from .carry import Photo, clear_specks, edge_width, own_head, passes_of, render
+from .carry import Photo, clear_specks, edge_width, own_head, owned, passes_of, render
 from .grid import pixel_grid, sample
 from .head import Head, TurnedHead, arms_before_head, cut, head_frames, turn
 from .head_pose import HeadMaps, head_pose
@@ -46,9 +48,11 @@ class Analysed:
         frame (`Frame`): the square of the photo around the person.
         straight (`(n, n, 4)` float32): the frame's pixels, colours continued beyond the matte, and the matte.
         bare, armed (`(m, m, 4)` float32): `arms_apart`.
+        owned (`(10, 1, 256, 256)` float32): `carry.owned`.
         small (`(1, 4, 256, 256)` float32): the frame as the network sees it, premultiplied.
         head (`(1, 4, 96, 96)` float32): its head frame, the same.
-        volume (`(36,)` float32): how much farther out than `Head` draws it the head reaches, by direction.
+        volume (function): how much farther out than `Head` draws it the head reaches, by direction, `(36,)` float32;
+            worked out when it is first asked for.
         before_head (`(1, 1, 128, 128)` float32, *optional*): `arms_before_head`.
         hands (`Hands`): bare or hidden.
         grey (`bool`): the photo is black and white, so that what networks paint must be, too.
@@ -59,9 +63,10 @@ class Analysed:
     straight: NDArray[np.float32]
     bare: NDArray[np.float32]
     armed: NDArray[np.float32]
+    owned: Tensor
     small: Tensor
     head: Tensor
-    volume: Tensor
+    volume: Callable[[], Tensor]
     before_head: Tensor | None
     hands: Hands
     grey: bool
@@ -166,6 +171,7 @@ class MotionTransfer:
         small = resized(photo, Motion.PHOTO)
         joints = tensors(source, frame)
         bare, armed = arms_apart(straight, *joints)
+        mine = owned(PartMaps(*joints, *joints), torch.from_numpy(small[..., 3]))
         body = complete(*joints)
         pose = head_pose(body)
         origin, side = head_frames(body, pose)
@@ -179,17 +185,18 @@ class MotionTransfer:
         shown = ((pixels >= 0) & (pixels < torch.tensor(matte.shape[::-1]))).all(1).float()
         if covered is not None:
             shown = shown * (1 - sample(covered, points)[0, 0])
-        volume = self._volume(head, (body.xy - origin[:, None]) / side, body.known, hands.skin, shown)
+        own = head, (body.xy - origin[:, None]) / side, body.known, hands.skin
+        volume = functools.cache(functools.partial(self._volume, *own, shown))
         return Analysed(
-            source, frame, straight, bare, armed, seen, head, volume, covered, hands, is_grey(small)
+            source, frame, straight, bare, armed, mine, seen, head, volume, covered, hands, is_grey(small)
         )
 
-    def _volume(self, head: Tensor, xy: Tensor, known: Tensor, skin: Tensor, shown: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def _volume(self, photo: Tensor, xy: Tensor, known: Tensor, skin: Tensor, shown: Tensor) -> Tensor:
         """`volume_of` a head, whose frame holds what the photo shows at the places that are `shown` `(96 * 96,)`."""
-        if self.head is None:
-            return torch.zeros(1)
-        out = self.head(head, xy, known, xy, known, skin)
-        return volume_of(outline_of(out.alpha), head[:, 3:], shown.reshape(out.alpha.shape), out.maps.source)
+        assert self.head is not None
+        out = self.head(photo, xy, known, xy, known, skin)
+        return volume_of(outline_of(out.alpha), photo[:, 3:], shown.reshape(out.alpha.shape), out.maps.source)
 
     @torch.inference_mode()
     def pose(self, actor: Analysed, target: Skeleton, passes: bool = False, draft: bool = False) -> Person:
@@ -249,7 +256,7 @@ class MotionTransfer:
         straight = actor.straight
         if per_pixel > 1:
             straight = resized(straight, max(8, round(actor.frame.size / per_pixel)))
-        photo = Photo(straight, actor.bare, actor.armed, actor.hands.hidden)
+        photo = Photo(straight, actor.bare, actor.armed, actor.hands.hidden, actor.owned)
         head = self._turned(actor, maps)
         changed = maps.moved().expand(1, 1, Motion.SIZE, Motion.SIZE)
         if prediction is not None:
@@ -282,4 +289,4 @@ class MotionTransfer:
         ]
         out = self.head(actor.head, *joints[0], *joints[1], actor.hands.skin)
         covered = None if covered is None else covered * change
-        return TurnedHead(share, covered, actor.volume, out, *source, *target)
+        return TurnedHead(share, covered, actor.volume(), out, *source, *target)
