@@ -191,21 +191,11 @@ class Head(nn.Module):
                 face away in the photo.
         """
         size, fine = self.SIZE, self.FINE
+        bodies = complete(source_xy, source_known), complete(target_xy, target_known)
+        marks, wanted = (torch.cat([face_spots(body, size), _trunk_spots(body, size)], 1) for body in bodies)
+        maps = self._aimed(source, bodies, marks, wanted)
         # Places rounded to bfloat16 would be half a pixel off.
         with torch.autocast(source.device.type, enabled=False):
-            bodies = complete(source_xy, source_known), complete(target_xy, target_known)
-            poses = head_pose(bodies[0]), head_pose(bodies[1])
-            marks, wanted = (
-                torch.cat([face_spots(body, size), _trunk_spots(body, size)], 1) for body in bodies
-            )
-            coarse = F.avg_pool2d(source, 2)
-            at, seen, _ = _places(HeadMaps(*poses), size)
-            first = [_both(coarse, at), seen, sample(marks, _points(at[:, :2])), wanted, coarse, marks]
-        off = self.aim(torch.cat(first, 1), bodies, poses).float()
-        with torch.autocast(source.device.type, enabled=False):
-            limits = off.new_tensor(self.MAX_AIM)
-            by = [torch.tanh(of_one) * limits for of_one in off.split(len(limits), 1)]
-            maps = HeadMaps(corrected(poses[0], by[0]), corrected(poses[1], by[1]))
             at, seen, place = _places(maps, fine)
             coarse_at = F.avg_pool2d(at, 2)
             surface = self.surface.expand(len(source), -1, -1, -1)
@@ -251,6 +241,23 @@ class Head(nn.Module):
             torch.sigmoid(mixed.logit(0.02) + change),
             alpha,
         )
+
+    def _aimed(self, source: Tensor, bodies: tuple[Body, Body], marks: Tensor, wanted: Tensor) -> HeadMaps:
+        """The maps between the heads as they face after all.
+
+        Args:
+            marks, wanted (`(B, 8, 48, 48)`): the joints of the photo and of the target.
+        """
+        with torch.autocast(source.device.type, enabled=False):
+            poses = head_pose(bodies[0]), head_pose(bodies[1])
+            coarse = F.avg_pool2d(source, 2)
+            at, seen, _ = _places(HeadMaps(*poses), self.SIZE)
+            planes = [_both(coarse, at), seen, sample(marks, _points(at[:, :2])), wanted, coarse, marks]
+        off = self.aim(torch.cat(planes, 1), bodies, poses).float()
+        with torch.autocast(source.device.type, enabled=False):
+            limits = off.new_tensor(self.MAX_AIM)
+            by = [torch.tanh(of_one) * limits for of_one in off.split(len(limits), 1)]
+            return HeadMaps(corrected(poses[0], by[0]), corrected(poses[1], by[1]))
 
     def _palette(self, source: Tensor, marks: Tensor) -> Tensor:
         """Colours of the photo's head, `(B, palette, 3)`, each the mean over places that `look` picks."""

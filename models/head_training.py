@@ -69,6 +69,29 @@ def _as_estimated(xy: Tensor, state: Tensor, augment: bool) -> tuple[Tensor, Ten
     return xy, known
 
 
+def _misjudged(source_xy: Tensor, target_xy: Tensor) -> tuple[Tensor, Tensor]:
+    """Joints whose faces are too large or small as a whole, and a little off, as an estimator takes them for: the
+    photo's, and of every other pair the target's by as much."""
+    count = len(source_xy)
+    larger = (_LARGER * torch.randn(count, 1, 1)).exp()
+    off = _OFF * torch.randn(count, 1, 2)
+    both = (torch.rand(count, 1, 1) < 0.5).float()
+    moved = []
+    for xy, share in ((source_xy, 1.0), (target_xy, both)):
+        face = xy[:, FACE]
+        middle = face.mean(1, keepdim=True)
+        torso = (xy[:, [NECK]] - xy[:, [8, 11]].mean(1, keepdim=True)).norm(dim=-1, keepdim=True)
+        xy = xy.clone()
+        xy[:, FACE] = face + share * ((larger - 1) * (face - middle) + off * torso)
+        moved.append(xy)
+    return moved[0], moved[1]
+
+
+_LARGER, _OFF = 0.07, 0.014
+"""Standard deviations of the logarithm of a face's size, and of its place in torsos: what MoveNet's joints of 273
+held-out rendered people have, beyond what each joint is off by itself."""
+
+
 def _skin(pictures: Sequence[Tensor], joints: Sequence[Tensor], augment: bool) -> Tensor:
     """The colour of a face that one of both pictures shows, in another light, as hands would have it; `(B, 4)`.
 
@@ -104,6 +127,8 @@ def prepare(pairs: Pairs, augment: bool) -> Batch:
         mirror, shift = source_xy.new_tensor([-1.0, 1.0]), source_xy.new_tensor([1.0, 0.0])
         source_xy, target_xy = (xy[:, order] * mirror + shift for xy in (source_xy, target_xy))
         source_state, target_state = source_state[:, order], target_state[:, order]
+    if augment:
+        source_xy, target_xy = _misjudged(source_xy, target_xy)
     source_xy, source_known = _as_estimated(source_xy, source_state, augment)
     target_xy, target_known = _as_estimated(target_xy, target_state, augment)
     bodies = complete(source_xy, source_known), complete(target_xy, target_known)
