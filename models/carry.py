@@ -191,7 +191,8 @@ def render(
             near = distance[1, spot.pixels]
             on_it = (on_it * (1 - smoothstep(near, 1.2, 2.0))).maximum(coverage[1, spot.pixels])
             # Shoulders and collar in its square stay where they are: what stays and is as near has them.
-            stays = distance[:, spot.pixels].masked_fill(still < 0.5, math.inf).amin(0)
+            moves = (still < 0.5) | (torch.arange(NUM_PARTS)[:, None] == PARTS.index("head"))
+            stays = distance[:, spot.pixels].masked_fill(moves, math.inf).amin(0)
             coverage[1, spot.pixels] = on_it * (1 - smoothstep(near - stays, -0.2, 0.1))
         logits, part_alpha = limb_prior(distance[None], coverage[None], maps.in_target)
         # What moves has no say where all is as in the photo.

@@ -26,7 +26,7 @@ from models.person import tensors
 from models.transfer import MotionTransfer
 from server.pipeline import Pipeline
 from shared.head import turned_head
-from shared.skeleton import FACE, L_EAR, L_ELBOW, L_HIP, L_WRIST, NECK, R_EAR, R_HIP
+from shared.skeleton import FACE, L_EAR, L_ELBOW, L_HIP, L_WRIST, NECK, NOSE, R_EAR, R_HIP
 from tests.test_motion import STANDING, over_grey, picture, skeleton
 from tests.test_motion_training import curve_of_two_stretches, write_pairs
 
@@ -242,6 +242,20 @@ def test_a_face_that_the_photo_does_not_show_has_the_colour_of_the_hands() -> No
         layer = over_grey(transfer.pose(known, skeleton(STANDING)), matte.shape)
         faces.append(layer[34:46, 94:107].reshape(-1, 3).mean(0))
     assert (faces[0] > faces[1] + 0.05).all(), faces
+
+
+def test_a_head_that_turns_a_little_is_opaque() -> None:
+    pipeline = Pipeline()
+    actor = pipeline.find_actor(load_picture(DEMO_ACTOR))
+    person = actor.skeleton
+    analysed = pipeline.motion.analyse(actor.rgb, pipeline.cut_out(actor), person)
+    body = complete(*tensors(person))
+    neck, hips = body.xy[0, NECK].numpy(), body.xy[0, [R_HIP, L_HIP]].mean(0).numpy()
+    for yaw in (12, 14, 16, 18, 22):
+        target = turned_head(person, neck, hips, float(body.torso), math.radians(yaw))
+        layer = pipeline.motion.pose(analysed, target, draft=True)
+        x, y = (target.xy[NOSE] - (layer.x, layer.y)).astype(int)
+        assert layer.rgba[y - 40 : y + 10, x - 10 : x + 10, 3].min() > 0.99, f"turned by {yaw} degrees"
 
 
 @pytest.mark.parametrize("top", [6, 10])
