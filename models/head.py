@@ -62,7 +62,7 @@ def head_frames(body: Body, pose: HeadPose) -> tuple[Tensor, Tensor]:
 
 
 def turn(maps: HeadMaps, source_known: Tensor, target_known: Tensor) -> Tensor:
-    """How far the head must turn out of the picture's plane, `(B,)`: 0 up to 12 degrees, 1 from 30 degrees on, or where
+    """How far the head must turn out of the picture's plane, `(B,)`: 0 up to 17 degrees, 1 from 19 degrees on, or where
     only one of both shows a face.
 
     Args:
@@ -70,7 +70,7 @@ def turn(maps: HeadMaps, source_known: Tensor, target_known: Tensor) -> Tensor:
         source_known, target_known (`(B, 18)` bool).
     """
     source, target = (known[:, FACE].any(1) for known in (source_known, target_known))
-    turned = smoothstep(angle_between(maps.source, maps.target), math.radians(12), math.radians(30))
+    turned = smoothstep(angle_between(maps.source, maps.target), math.radians(17), math.radians(19))
     return torch.where(source & target, turned, (source != target).to(turned.dtype))
 
 
