@@ -68,16 +68,18 @@ def _groups(share: Tensor, points: Tensor, reach: float) -> tuple[_Read, _Read]:
         share (`(10, M)`), points (`(10, M, 2)`): of the parts.
         reach (`float`): frame units.
     """
+    # Sums over parts are several times as fast of planes as of pairs.
+    places = points.movedim(-1, 0).contiguous()
     # A high power of the shares is nearly the winner alone.
-    most = share**8
-    winner = (most[..., None] * points).sum(0) / most.sum(0)[:, None]
-    near = torch.exp(-((points - winner).square().sum(-1) / reach**2))
+    most = share.square().square().square()
+    winner = (most * places).sum(1) / most.sum(0)
+    near = torch.exp((places - winner[:, None]).square().sum(0) / -(reach**2))
     groups = [share * near, share * (1 - near)]
     first, second = (group.sum(0).clamp_min(1e-8) for group in groups)
     main = torch.sigmoid(_SEAM * torch.log(first / second))
     reads = []
     for group, total, weight in ((groups[0], first, main), (groups[1], second, 1 - main)):
-        flow = (group[..., None] * points).sum(0) / total[:, None]
+        flow = ((group * places).sum(1) / total).T
         reads.append(_Read(flow, (group[0] + group[6:].sum(0)) / total, group[2:6].sum(0) / total, weight))
     return reads[0], reads[1]
 

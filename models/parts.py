@@ -318,11 +318,9 @@ class PartMaps:
         inside = along.clamp_min(0.0).minimum(length)
         on_axis = inside * stretch + (along - inside) * ratio
         off_axis = aside * ratio * self._side_sign
-        limbs = (
-            self._chosen_start[:, :, None]
-            + on_axis[..., None] * axis[:, :, None]
-            + off_axis[..., None] * perp(axis)[:, :, None]
-        )
+        # By planes, which is several times as fast as by pairs.
+        (x, y), (start_x, start_y) = axis[..., None].unbind(2), self._chosen_start[..., None].unbind(2)
+        limbs = torch.stack([start_x + on_axis * x - off_axis * y, start_y + on_axis * y + off_axis * x], -1)
         maps = torch.cat([torch.stack(trunk, 1), limbs], 1)
         # What the photo lacks altogether is taken near the torso, where colours are at least the person's.
         maps = torch.where(self.in_source[:, :, None, None], maps, maps[:, :1])

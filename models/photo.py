@@ -150,26 +150,27 @@ def arms_apart(
         both as pictures `(m, m, 4)` of at most 384 px: colours, and how far they replace the photo's own, 0..1.
     """
     size = min(_BEHIND_SIZE, straight.shape[0])
-    small = resized(straight, size)
-    # Of planes that hardly vary from pixel to pixel every other one will do.
-    body, cover = complete(xy, known), arm_cover(xy, known, -(-size // 2))
-    torso, legs, *mirror = (
-        resized(plane.numpy(), size)
-        for plane in (cover.torso[0], cover.legs[0], *cover.mirrored[0].unbind(-1))
-    )
-    whole, below = (
-        np.stack([resized(plane.numpy(), size) for plane in arm_distances(body, -(-size // 2), of)[0]])
-        for of in (False, True)
-    )
+    whole = resized(straight, size)
+    here = _box(whole[..., 3], size // 12)
+    small = whole[here]
+
+    def planes(of: Tensor) -> NDArray[np.float32]:
+        """Those `(N, n, n)`, as of the box. Of what hardly varies from pixel to pixel every other one will do."""
+        return np.stack([resized(plane.numpy(), size)[here] for plane in of])
+
+    body, half = complete(xy, known), -(-size // 2)
+    cover = arm_cover(xy, known, half)
+    torso, legs, *mirror = planes(torch.cat([cover.torso, cover.legs, *cover.mirrored.permute(0, 3, 1, 2)]))
+    bones, below = (planes(arm_distances(body, half, of)[0]) for of in (False, True))
     rgb, matte = small[..., :3], small[..., 3]
-    masks = arm_masks(small, whole, float(seen_from_behind(body)))
+    masks = arm_masks(small, bones, float(seen_from_behind(body)))
     apart = masks.before * (1 - _step(below.min(0), 1.2, 1.6))
     free = matte * (1 - _step(apart, 0.0, 0.3))
     behind = rgb.copy()
     for place in (torso, legs):
         around = spread_colours(rgb, free * place)
         behind += place[..., None] * (around - rgb)
-    x, y = (plane * size - 0.5 for plane in mirror)
+    x, y = (plane * size - 0.5 - here[axis].start for plane, axis in zip(mirror, (1, 0), strict=True))
     other = cv2.remap(joined(rgb, free * torso), x, y, cv2.INTER_LINEAR)
     # The other side may have another colour: what does not fit its surroundings is not taken.
     strange = cv2.GaussianBlur(np.abs(other[..., :3] - behind).max(-1), (0, 0), size / 96)
@@ -181,7 +182,16 @@ def arms_apart(
     # Less than all of an arm would leave its ghost.
     gone = _step(apart, 0.1, 0.5) * cv2.GaussianBlur(differs, (0, 0), 1.5)
     own = spread_colours(rgb, matte * _step(masks.arms, 0.5, 0.9))
-    return joined(behind, gone), joined(own, masks.around)
+    bare, armed = (joined(whole[..., :3], np.zeros_like(whole[..., 3])) for _ in range(2))
+    bare[here], armed[here] = joined(behind, gone), joined(own, masks.around)
+    return bare, armed
+
+
+def _box(matte: NDArray[np.float32], margin: int) -> tuple[slice, slice]:
+    """Rows and columns of a person and a margin around."""
+    rows, columns = (np.flatnonzero(matte.any(axis)) for axis in (1, 0))
+    top, left = (max(0, int(first) - margin) for first in (rows[0], columns[0]))
+    return slice(top, int(rows[-1]) + 1 + margin), slice(left, int(columns[-1]) + 1 + margin)
 
 
 def _step(x: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
