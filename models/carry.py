@@ -88,16 +88,27 @@ _SEAM = 4.0
 """How much narrower a seam between limbs is than the network's own."""
 
 
-def _occupied(
-    maps: PartMaps, outline: Tensor | None, head: TurnedHead | None, changed: Tensor, edge: float, size: int
+def occupied(
+    maps: PartMaps,
+    matte: NDArray[np.float32],
+    outline: Tensor | None,
+    head: TurnedHead | None,
+    changed: Tensor,
+    edge: float,
+    size: int,
 ) -> NDArray[np.int64]:
     """Flat indices of the layer's pixels that may be covered, in order; most of a person's frame is empty.
 
-    `outline` is how far inside each place is, in torsos, `edge` the width of an edge.
+    Args:
+        maps (`PartMaps`), head (`TurnedHead`, *optional*), changed (`(1, 1, n, n)`), size (`int`): as of `render`.
+        matte (`(m, m)` float32): the photo's.
+        outline (`(1, 1, k, k)`, *optional*): how far inside the network's outline each place is, in torsos.
+        edge (`float`): width of an edge, in torsos.
     """
     coarse, known = 128, 64
-    # Distances are smooth, and these are known already.
-    distance = maps.on_grid(known)[1].reshape(1, NUM_PARTS, known, known)
+    # Maps and distances are smooth, and these are known already.
+    points, distance = maps.on_grid(known)
+    distance = distance.reshape(1, NUM_PARTS, known, known)
     distance = F.interpolate(distance, size=coarse, mode="bilinear", align_corners=False).flatten(2)
     if outline is None:
         maybe = distance.amin(1) < 2.9
@@ -107,7 +118,9 @@ def _occupied(
     if head is not None:
         maybe |= head.counts(pixel_grid(coarse)[0]) > 0
     # Close to the photo's own pose the photo's matte counts wherever it is.
-    maybe |= F.interpolate(changed, size=coarse).flatten(1) < 0.99
+    there = sample(F.adaptive_max_pool2d(torch.from_numpy(matte)[None, None], known), points).amax(2)
+    own = (there.reshape(1, 1, known, known) > 0) & (F.interpolate(changed, size=known) < 0.99)
+    maybe |= F.interpolate(own.float(), size=coarse).flatten(1) > 0
     return pixels_near(maybe.reshape(1, 1, coarse, coarse), size)
 
 
@@ -177,7 +190,7 @@ def render(
     if other_side and prediction is not None:
         matte = torch.from_numpy(resized(photo.straight[..., 3], photo.owned.shape[-1]))
         other = _OtherSide.of(maps, prediction, matte, photo.hidden)
-    pixels = _occupied(maps, outline, head, changed, edge, size)
+    pixels = occupied(maps, photo.straight[..., 3], outline, head, changed, edge, size)
     for chunk in chunks(pixels):
         at = centres(chunk, size)
         points, distance = (of_part[0] for of_part in maps.at(at))

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from models import weights
 from models.body import complete, seen_from_behind, torso_length
+from models.carry import occupied
 from models.grid import pixel_grid, sample
 from models.images import LUMA
 from models.motion import Motion
 from models.parts import MIRRORED_PARTS, PartMaps, arm_distances
-from models.person import Frame, Person, person_frame
+from models.person import Frame, Person, crop, person_frame
 from models.photo import Hands, arm_masks, spread_colours
 from models.transfer import Analysed, MotionTransfer, missing_parts, with_carried_face
 from server.preview import paint
@@ -452,6 +453,21 @@ def test_a_preview_is_the_layer_made_small() -> None:
     alpha = square[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1, 3] / 255
     small = cv2.resize(whole.rgba[..., 3], alpha.shape[::-1], interpolation=cv2.INTER_AREA)
     assert np.abs(small - alpha).mean() < 0.06
+
+
+@pytest.mark.parametrize("unchanged", [0.0, 1.0])
+def test_only_where_somebody_may_be_is_painted(unchanged: float) -> None:
+    _, matte = picture()
+    frame = person_frame(skeleton(STANDING))
+    known = torch.ones(1, 18, dtype=torch.bool)
+    joints = torch.tensor((STANDING - (frame.x, frame.y)) / frame.size, dtype=torch.float32)[None]
+    mine = crop(matte[..., None], frame)[..., 0]
+    changed = torch.full((1, 1, 64, 64), 1 - unchanged)
+    pixels = occupied(PartMaps(joints, known, joints, known), mine, None, None, changed, 0.02, frame.size)
+    painted = np.zeros(frame.size**2, bool)
+    painted[pixels] = True
+    assert painted[mine.reshape(-1) > 0].all()
+    assert painted.mean() < 0.5
 
 
 @pytest.mark.parametrize("draft", [False, True])
