@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -150,12 +151,13 @@ class Pipeline:
     """All stages with their networks.
 
     Args:
-        threads (`int`, *optional*, defaults to 2): threads for the networks.
+        threads (`int`, *optional*): for the networks; by default two, or as few as `OMP_NUM_THREADS` says.
         placement (`str`, *optional*, defaults to `"flow"`): default placement network, one of `PLACEMENTS`.
     """
 
-    def __init__(self, threads: int = 2, placement: str = PLACEMENTS[0]) -> None:
-        self.threads = threads
+    def __init__(self, threads: int | None = None, placement: str = PLACEMENTS[0]) -> None:
+        # More threads than the environment leaves to this process wait for each other, several times as long.
+        self.threads = threads or (1 if os.environ.get("OMP_NUM_THREADS") == "1" else 2)
         self.placement = placement
 
     # --- networks ---------------------------------------------------------------------------------------

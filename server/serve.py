@@ -626,7 +626,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     connection_file: str | Path | None = None,
-    threads: int = 2,
+    threads: int | None = None,
     limits: Limits | None = None,
     idle: float | None = None,
 ) -> int:
@@ -635,7 +635,7 @@ def serve(
     Args:
         host (`str`), port (`int`), connection_file (`Path`, *optional*), limits (`Limits`, *optional*),
         idle (seconds, *optional*): see `Server`.
-        threads (`int`): for the networks.
+        threads (`int`, *optional*): for the networks, as of `Pipeline`.
 
     Returns:
         `int`: exit code: 1 where warm-up failed, 0 otherwise.
@@ -694,7 +694,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on")
     parser.add_argument("--port", type=int, default=0, help="0 for any that is free")
     parser.add_argument("--connection-file", help="where clients look for the server")
-    parser.add_argument("--threads", type=int, default=2, help="threads for the networks")
+    parser.add_argument("--threads", type=int, help="threads for the networks")
     parser.add_argument("--idle", type=float, help="seconds without work or a word after which it stops")
     given = parser.parse_args()
     try:
