@@ -172,7 +172,8 @@ def render(
     Returns:
         the layer `(size, size, 4)`, premultiplied, and `changed` without what is the other side's.
     """
-    still, keep_head = maps.still()[0, :, None], _keeps_head(maps)
+    still = maps.still(0.0 if head is None else head.share)[0, :, None]
+    keep_head = _keeps_head(maps)
     # A head that hardly turns brings its hair or hat along, beyond the outline of one without.
     hat = own_head(maps, head)
     behind = float(maps.moved() * seen_from_behind(maps.target))
@@ -198,6 +199,8 @@ def render(
         spot = None if head is None else head.spot(at[0])
         if spot is not None:
             points[1, spot.pixels] += spot.counts[:, None] * (spot.direct - points[1, spot.pixels])
+            # Of a profile that looks up the joints hardly move, but what they bring is no more where it was.
+            change[spot.pixels] = change[spot.pixels].maximum(spot.counts)
         coverage = sample(photo.owned, points)[:, 0]
         if spot is not None and head_outline is not None:
             head_inside = smooth(head_outline, spot.here)[0]
@@ -206,8 +209,9 @@ def render(
             near = distance[1, spot.pixels]
             on_it = (on_it * (1 - smoothstep(near, 1.2, 2.0))).maximum(coverage[1, spot.pixels])
             # Shoulders and collar in its square stay where they are: what stays and is as near has them.
-            moves = (still < 0.5) | (torch.arange(NUM_PARTS)[:, None] == PARTS.index("head"))
-            stays = distance[:, spot.pixels].masked_fill(moves, math.inf).amin(0)
+            stand = (still > 0.5) & maps.in_target[0, :, None]
+            stand[PARTS.index("head")] = False
+            stays = distance[:, spot.pixels].masked_fill(~stand, math.inf).amin(0)
             coverage[1, spot.pixels] = on_it * (1 - smoothstep(near - stays, -0.2, 0.1))
         logits, part_alpha = limb_prior(distance[None], coverage[None], maps.in_target)
         # What moves has no say where all is as in the photo.
@@ -239,8 +243,10 @@ def render(
             # the network would draw beside it is none.
             inside, hair = smooth(outline, at[0])[0], hat * share[1]
             if spot is not None:
-                no_arm = 1 - share[2:6, spot.pixels].sum(0)
-                inside[spot.pixels] += spot.counts * no_arm * (head_inside - inside[spot.pixels])
+                # An arm before it reaches beyond its outline, but does not cut it.
+                arm, here = share[2:6, spot.pixels].sum(0), inside[spot.pixels]
+                of_both = head_inside + arm * (here - head_inside).clamp_min(0)
+                inside[spot.pixels] += spot.counts * (of_both - here)
             beyond = inside + (_HAIR * hair).clamp_min(_STANDS_OFF)
             # The parts' own alpha is no finer than their ownership; at the matte's edge the matte itself is read.
             there = matte_there.minimum(2 * part_alpha.amax(0))

@@ -127,8 +127,8 @@ class Head(nn.Module):
 
     SIZE, FINE = 48, 96
     MAX_CORRECTION = 0.25  # of the frame
-    MAX_AIM = (0.6, 0.6, 0.6, 0.2, 0.06, 0.06)
-    """Of what `aim` corrects of each head, in the order of `head_pose.corrected`."""
+    MAX_SIZE, MAX_TURN, MAX_MOVE = 0.2, 0.6, 0.06
+    """Of what `aim` corrects: as `head_pose.corrected` takes it, the turn about each axis."""
     SURFACE, FEATURES = 64, 12
     """Size and channels of the map on the ellipsoid, which is seen from the front, its back around it."""
     MAX_SHIFT = 0.1  # on that map
@@ -255,9 +255,12 @@ class Head(nn.Module):
             planes = [_both(coarse, at), seen, sample(marks, _points(at[:, :2])), wanted, coarse, marks]
         off = self.aim(torch.cat(planes, 1), bodies, poses).float()
         with torch.autocast(source.device.type, enabled=False):
-            limits = off.new_tensor(self.MAX_AIM)
-            by = [torch.tanh(of_one) * limits for of_one in off.split(len(limits), 1)]
-            return HeadMaps(corrected(poses[0], by[0]), corrected(poses[1], by[1]))
+            size, *by = torch.tanh(off).split((1, 3, 2, 3, 2), 1)
+            # Both are one head: if each had a size of its own, whoever turns would grow.
+            return HeadMaps(*(
+                corrected(pose, self.MAX_TURN * turn, self.MAX_SIZE * size[:, 0], self.MAX_MOVE * move)
+                for pose, turn, move in zip(poses, by[::2], by[1::2], strict=True)
+            ))  # fmt: skip
 
     def _palette(self, source: Tensor, marks: Tensor) -> Tensor:
         """Colours of the photo's head, `(B, palette, 3)`, each the mean over places that `look` picks."""
@@ -278,13 +281,13 @@ class Aim(nn.Module):
         super().__init__()
         self.look = nn.Sequential(block(inputs, 32, 2), block(32, 48, 2), Residual(48), block(48, 64, 2))
         joints = 3 * len(FACE) + 9
-        last = nn.Linear(128, 2 * 6)
+        last = nn.Linear(128, 1 + 2 * 5)
         self.say = nn.Sequential(nn.Linear(64 * 6**2 + 2 * joints, 128), nn.SiLU(), last)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
     def forward(self, planes: Tensor, bodies: tuple[Body, Body], poses: tuple[HeadPose, HeadPose]) -> Tensor:
-        """`(B, 12)`: six numbers for the source, six for the target, without limits."""
+        """`(B, 11)`, without limits: one number for the size of both, then for each how it turns (3) and moves (2)."""
         looks = [self.look(planes.contiguous(memory_format=torch.channels_last)).flatten(1)]
         for body, pose in zip(bodies, poses, strict=True):
             known = body.known[:, FACE].float()

@@ -44,18 +44,19 @@ def angle_between(first: HeadPose, second: HeadPose) -> Tensor:
     return (first.turned[:, 2] * second.turned[:, 2]).sum(-1).clamp(-1, 1).acos()
 
 
-def corrected(pose: HeadPose, by: Tensor) -> HeadPose:
+def corrected(pose: HeadPose, turn: Tensor, larger: Tensor, move: Tensor) -> HeadPose:
     """How heads are seen after all.
 
     Args:
-        by (`(B, 6)`): a turn about x, y and z (radians times the axis), the logarithm of how much larger, and by how
-            much the point between the ears moves, in the picture's unit.
+        turn (`(B, 3)`): about x, y and z, radians times the axis.
+        larger (`(B,)`): the logarithm of how much.
+        move (`(B, 2)`): of the point between the ears, in the picture's unit.
     """
-    x, y, z = by[:, :3].unbind(1)
+    x, y, z = turn.unbind(1)
     none = torch.zeros_like(x)
     spin = torch.stack([none, -z, y, z, none, -x, -y, x, none], 1).reshape(-1, 3, 3)
     turned = torch.linalg.matrix_exp(spin) @ pose.turned
-    return HeadPose(turned, pose.tilt * by[:, 3].exp(), pose.origin + torch.complex(by[:, 4], by[:, 5]))
+    return HeadPose(turned, pose.tilt * larger.exp(), pose.origin + torch.complex(move[:, 0], move[:, 1]))
 
 
 class Places(NamedTuple):

@@ -404,12 +404,19 @@ class PartMaps:
         most = self._off.amax(1).maximum(self._trunk_off)
         return 1 - (1 - self.change()) * (1 - smoothstep(most, *_STILL))
 
-    def still(self) -> Tensor:
+    def still(self, turned: float = 0.0) -> Tensor:
         """How far each part lies to the trunk as it does in the photo, `(B, 10)`: 1 for one that does not move, 0 for
-        one that is turned, stretched or has joints that only photo or pose knows."""
+        one that is turned, stretched or has joints that only photo or pose knows.
+
+        Args:
+            turned (`float`, *optional*): how far the head turns out of the picture's plane, 0..1 (`head.turn`): of one
+                that looks up from a profile the joints hardly move.
+        """
         limbs = [self._off[:, joints].amax(1) for joints in ([NECK, *FACE], *map(list, BONES))]
         still = torch.cat([torch.zeros_like(self.ratio)[:, None], torch.stack(limbs, 1)], 1)
-        return (1 - smoothstep(still, *_STILL)) * self._trunk_still[:, None]
+        still = (1 - smoothstep(still, *_STILL)) * self._trunk_still[:, None]
+        still[:, PARTS.index("head")] *= 1 - turned
+        return still
 
     def hands_away(self) -> Tensor:
         """How far the left and the right wrist leave the place of the trunk where the photo has them, `(B, 2)`: 0 up to
@@ -430,14 +437,15 @@ class PartMaps:
         skew = torch.stack([a - d, b + c], -1).norm(dim=-1) / plain.clamp_min(1e-6)
         return off, off[:, [NECK, R_SHOULDER, L_SHOULDER, R_HIP, L_HIP]].amax(1).maximum(skew)
 
-    def unmoved(self, size: int, share: Tensor) -> Tensor:
+    def unmoved(self, size: int, share: Tensor, turned: float = 0.0) -> Tensor:
         """Where the target is as the photo, `(B, 1, size, size)` 0..1: on parts that are `still`, away from others, and
         from where others lie in the photo.
 
         Args:
             share (`(B, 10, size, size)`): of the parts.
+            turned (`float`, *optional*): as of `still`.
         """
-        still = self.still()
+        still = self.still(turned)
         points, distance = self.on_grid(size)
         share = share.flatten(2)[..., None]
         flow = (share * points).sum(1)

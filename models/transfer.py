@@ -24,7 +24,7 @@ from shared.skeleton import FACE, Skeleton
 from . import weights
 from .body import complete
 from .carry import Photo, clear_specks, edge_width, own_head, owned, passes_of, render
-from .grid import pixel_grid, sample
+from .grid import pixel_grid, sample, smoothstep
 from .head import Head, TurnedHead, arms_before_head, cut, head_frames, turn
 from .head_pose import HeadMaps, head_pose
 from .images import LUMA
@@ -260,7 +260,8 @@ class MotionTransfer:
         head = self._turned(actor, maps)
         changed = maps.moved().expand(1, 1, Motion.SIZE, Motion.SIZE)
         if prediction is not None:
-            changed = changed * (1 - maps.unmoved(Motion.SIZE, prediction.share))
+            turned = 0.0 if head is None else head.share
+            changed = changed * (1 - maps.unmoved(Motion.SIZE, prediction.share, turned))
         rgba, retouch = render(photo, maps, prediction, changed, frame.size, head, not draft)
         if prediction is not None:
             retouch = retouch * (1 - own_head(maps, head) * prediction.share[:, 1:2])
@@ -268,7 +269,8 @@ class MotionTransfer:
 
     def _turned(self, actor: Analysed, maps: PartMaps) -> TurnedHead | None:
         """The head, where there is a network for it and it must turn, or show what an arm hid."""
-        change = float(maps.moved())
+        # Half of two views is a ghost.
+        change = float(smoothstep(maps.moved(), 0.3, 0.7))
         if self.head is None or change < 0.01:
             return None
         heads = HeadMaps(head_pose(maps.source), head_pose(maps.target))

@@ -127,7 +127,18 @@ def test_what_aim_says_moves_the_head(tmp_path: Path) -> None:
         with torch.no_grad():
             places.append(made(*batch.given).guess)
     moved = places[1] - places[0]
-    torch.testing.assert_close(moved.mean((0, 1, 2)), torch.tensor([Head.MAX_AIM[4], 0.0]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(moved.mean((0, 1, 2)), torch.tensor([Head.MAX_MOVE, 0.0]), atol=1e-4, rtol=0)
+
+
+def test_a_head_that_turns_has_one_size(tmp_path: Path) -> None:
+    batch = batch_of(tmp_path / "a.npz")
+    made, poses = network(), []
+    for larger in (0.0, 10.0):
+        made.aim.say[-1].bias.data[0] = larger
+        with torch.no_grad():
+            maps = made(*batch.given).maps
+        poses.append(torch.stack([maps.source.tilt, maps.target.tilt]).abs())
+    torch.testing.assert_close(poses[1] / poses[0], torch.full_like(poses[0], math.exp(Head.MAX_SIZE)))
 
 
 def test_a_painting_need_not_agree_to_the_pixel(tmp_path: Path) -> None:
@@ -313,6 +324,19 @@ def test_a_head_that_the_photo_cuts_is_not_taken_for_a_flat_one() -> None:
     assert transfer.analyse(rgb, flat, skeleton(STANDING)).volume()[0] < -0.01
     cut_off = transfer.analyse(rgb[24:], matte[24:], skeleton(STANDING - (0, 24)))
     assert cut_off.volume()[0].abs() < 0.003
+
+
+@pytest.mark.parametrize("yaw", [30, -40])
+def test_an_arm_that_nobody_knows_of_takes_nothing_of_a_head(yaw: int) -> None:
+    rgb, matte = picture()
+    person = skeleton(STANDING, (L_ELBOW, L_WRIST))
+    body = complete(*tensors(person))
+    neck, hips = body.xy[0, NECK].numpy(), body.xy[0, [R_HIP, L_HIP]].mean(0).numpy()
+    target = turned_head(person, neck, hips, float(body.torso), math.radians(yaw))
+    transfer = MotionTransfer()
+    layer = transfer.pose(transfer.analyse(rgb, matte, person), target, draft=True)
+    head = layer.rgba[20 - layer.y : 56 - layer.y, 88 - layer.x : 112 - layer.x, 3]
+    assert head.mean() > 0.98
 
 
 def test_a_head_that_turns_leaves_the_shoulders_alone() -> None:

@@ -58,19 +58,19 @@ def test_what_is_not_seen_tells_too(missing: tuple[int, ...], least: float, most
 def test_a_pose_is_corrected_by_a_turn_a_size_and_a_shift() -> None:
     frontal, turned, raised = head_pose(body(0)), head_pose(body(40)), head_pose(body(0, -30))
     for wanted, turn in ((turned, (0.0, math.radians(40), 0.0)), (raised, (-math.radians(30), 0.0, 0.0))):
-        before, after = (angle_between(wanted, pose) for pose in (frontal, corrected(frontal, by(*turn))))
+        before, after = (angle_between(wanted, pose) for pose in (frontal, corrected(frontal, *by(*turn))))
         assert torch.rad2deg(before).item() > 20
         assert torch.rad2deg(after).item() < 12
-    larger = corrected(frontal, by(size=math.log(1.5), shift=(3.0, -4.0)))
+    larger = corrected(frontal, *by(larger=math.log(1.5), move=(3.0, -4.0)))
     torch.testing.assert_close(larger.tilt, 1.5 * frontal.tilt)
     torch.testing.assert_close(larger.origin, frontal.origin + (3 - 4j))
     torch.testing.assert_close(larger.turned, frontal.turned)
 
 
 def by(
-    x: float = 0.0, y: float = 0.0, z: float = 0.0, size: float = 0.0, shift: tuple[float, float] = (0, 0)
-) -> torch.Tensor:
-    return torch.tensor([[x, y, z, size, *shift]])
+    x: float = 0.0, y: float = 0.0, z: float = 0.0, larger: float = 0.0, move: tuple[float, float] = (0, 0)
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.tensor([[x, y, z]]), torch.tensor([larger]), torch.tensor([move], dtype=torch.float32)
 
 
 def test_a_tilt_in_the_picture_is_no_turn() -> None:

@@ -228,6 +228,9 @@ def test_parts_that_do_not_move_are_known() -> None:
         assert np.delete(still.numpy(), arms).min() == 1
     turned = STANDING * (-1, 1) + (256, 0)
     assert maps_between(STANDING, turned).still().max() == 0, "seen from behind nothing is as it was"
+    assert maps_between(STANDING, STANDING).still(turned=1.0)[0].tolist() == [1, 0] + 8 * [1], (
+        "a head that turns"
+    )
     known = np.ones(18, bool)
     known[R_ANKLE] = False
     every = torch.ones(1, 18, dtype=torch.bool)
