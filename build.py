@@ -686,6 +686,7 @@ class Result:
     seconds: float
     note: str = ""
     tests: Mapping[str, int] = field(default_factory=dict)  # by outcome
+    faults: Sequence[str] = ()  # the tests that failed, and why
 
 
 @dataclass(frozen=True)
@@ -712,6 +713,18 @@ def counts(report: Path) -> dict[str, int]:
     )
     failed = failures + errors
     return {"passed": total - failed - skipped, "failed": failed, "skipped": skipped}
+
+
+def faults(report: Path) -> list[str]:
+    """The tests that failed in a JUnit report, a line each: its name, and the first line of why."""
+    if not report.exists():
+        return []
+    found: list[str] = []
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        for fault in (*case.iter("failure"), *case.iter("error")):
+            why = next(iter(fault.get("message", "").splitlines()), "no reason given")
+            found.append(f"{case.get('classname')}::{case.get('name')}: {why[:200]}")
+    return found
 
 
 def split_selection(
@@ -796,7 +809,8 @@ def test(
         if code not in (0, 1, 5):  # pytest's own are 2 to 4; below 0 is the signal that killed it
             note += f", exit code {code}"
         nothing_asked = code == 5 and bool(options)  # 5: none collected, which a selection may well mean
-        return Result(suite.title, code == 0 or nothing_asked, time.monotonic() - started, note, found)
+        passed = code == 0 or nothing_asked
+        return Result(suite.title, passed, time.monotonic() - started, note, found, faults(report))
 
     tool("style (ruff)", "-m", "ruff", "check", ".")
     tool("types (mypy)", "-m", "mypy")
@@ -837,6 +851,10 @@ def test(
         print(
             f"  {'ok    ' if result.passed else 'FAILED'} {result.seconds:6.1f} s  {result.title:30s} {result.note}"
         )
+        for (
+            fault
+        ) in result.faults:  # here too: whoever reads the end of a long log alone has to learn of them
+            print(f"            {fault}")
     tally = {
         key: sum(result.tests.get(key, 0) for result in results) for key in ("passed", "failed", "skipped")
     }

@@ -345,6 +345,31 @@ def test_counts_of_a_report(tmp_path: Path) -> None:
     assert build.counts(tmp_path / "none.xml") == {"passed": 0, "failed": 0, "skipped": 0}
 
 
+def test_faults_of_a_report(tmp_path: Path) -> None:
+    """What pytest itself writes: the summary names each test that failed, with the first line of its reason."""
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "@pytest.fixture\n"
+        "def broken(): raise OSError('no such disk')\n"
+        "def test_good(): pass\n"
+        "@pytest.mark.parametrize('n', [1, 2])\n"
+        "def test_bad(n): assert n == 1, 'not one\\nbut two'\n"
+        "def test_worse(broken): pass\n",
+        encoding="utf-8",
+    )
+    report = tmp_path / "r.xml"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "test_it.py"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout
+    assert build.faults(report) == [
+        "test_it::test_bad[2]: AssertionError: not one",
+        'test_it::test_worse: failed on setup with "OSError: no such disk"',
+    ]
+    assert build.faults(tmp_path / "none.xml") == []
+
+
 def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
     code = "from importlinter.cli import lint_imports_command as m; m(['--no-logo', '--no-cache'])"
     return subprocess.run(
