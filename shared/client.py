@@ -43,6 +43,9 @@ from .messages import Answer, Array, Blob, Failed, Preview, Previewed, Progress,
 HEARTBEAT = 3.0
 """Seconds of silence after which a connection counts as lost."""
 
+_NEVER = 2**30
+"""Milliseconds, twelve days: as long as a connection that was lost is not tried again."""
+
 START = "Start it with `walkon serve`, or Start in the panel"
 
 
@@ -123,27 +126,29 @@ class _Line:
         self.socket.setsockopt(zmq.SNDHWM, 8)
         # Without bound: no more comes than was asked for, and a full pipe would keep heartbeats from being read.
         self.socket.setsockopt(zmq.RCVHWM, 0)
-        self.socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        self.socket.setsockopt(zmq.IMMEDIATE, 1)
+        # ZeroMQ's own never, -1, and IMMEDIATE drop with the connection what has arrived and is not read yet.
+        self.socket.setsockopt(zmq.RECONNECT_IVL, _NEVER)
         self.socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
         self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(HEARTBEAT * 1000) - 1000)
         self.socket.setsockopt(zmq.HANDSHAKE_IVL, int(HEARTBEAT * 1000))
         self.monitor = self.socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
         )
+        self.closed = False
         self.socket.connect(endpoint)
 
     def events(self) -> list[int]:
-        """Monitor events that have happened since."""
+        """Monitor events that have happened since; whether the connection is `closed` is known afterwards."""
         found: list[int] = []
         while self.monitor.poll(0):
             found.append(recv_monitor_message(self.monitor)["event"])
+        self.closed |= zmq.EVENT_DISCONNECTED in found or zmq.EVENT_CLOSED in found
         return found
 
     def close(self) -> None:
         self.socket.disable_monitor()
         self.monitor.close()  # left open, it would keep the context from ending
-        self.socket.close()
+        self.socket.close(linger=0 if self.closed else None)  # what was sent to the dead goes nowhere
 
 
 class Client:
@@ -407,6 +412,8 @@ class Client:
                     "Wait, or stop it and start it again",
                 )
             self._pump(end - time.monotonic())
+            if self._control.closed and message.ask not in self._replies:
+                self._lose("died or closed the connection")
         reply = self._replies.pop(message.ask)
         assert not isinstance(reply, Failed)
         return reply
@@ -431,17 +438,15 @@ class Client:
         """Read what has arrived; wait up to `timeout` seconds for something to."""
         self._check_alive()
         self._poller.poll(max(0, int(np.ceil(timeout * 1000))))
-        # Look for a closed connection first and read afterwards: what came before the end still counts.
-        closed = any(
-            event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED)
-            for line in (self._work, self._control)
-            for event in line.events()
-        )
+        # Look for a closed connection first and read afterwards: what came before the end still counts. A server that
+        # stops may close the other line first, while a result is still under way on this one.
+        for line in (self._work, self._control):
+            line.events()
         for line in (self._work, self._control):
             while line.socket.poll(0):
                 parts = line.socket.recv_multipart(copy=False)
                 self._read(line, [part.buffer for part in parts])
-        if closed:
+        if self._work.closed:
             self._lost = "died or closed the connection"
             if not self._events:
                 raise self._unreachable()

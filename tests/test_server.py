@@ -570,6 +570,24 @@ def test_stop_lets_the_running_job_finish_and_fails_the_waiting(start, number):
 
 
 @posix
+def test_a_large_result_still_arrives_when_the_server_stops(start):
+    """The server closes both of its sockets at once, in any order, while the result is on its way."""
+    actor = np.zeros((3000, 3000, 3), np.uint8)
+    actor[500:2500, 1000:2000] = 200
+    for _ in range(3):
+        server = start()
+        with server.client() as client:
+            job = client.submit(Insert(seed=400, candidates=1), [SCENE, actor])
+            wait_until_running(client, job)
+            server.process.send_signal(signal.SIGTERM)
+            _, (layer,) = client.result(job, timeout=10)
+            assert layer.shape == (3000, 3000, 4)
+            with pytest.raises(ServerUnreachable, match="died or closed the connection"):
+                client.status()
+        assert server.process.wait(5) == 0
+
+
+@posix
 def test_stop_does_not_wait_for_ever(start):
     server = start("--grace", "0.3")
     with server.client() as client:
