@@ -17,6 +17,7 @@ from shared.skeleton import (
     L_ANKLE,
     L_EAR,
     L_ELBOW,
+    L_EYE,
     L_HIP,
     L_KNEE,
     L_SHOULDER,
@@ -26,6 +27,7 @@ from shared.skeleton import (
     R_ANKLE,
     R_EAR,
     R_ELBOW,
+    R_EYE,
     R_HIP,
     R_KNEE,
     R_SHOULDER,
@@ -153,6 +155,24 @@ def seen_from_behind(body: Body) -> Tensor:
     across = body.xy[:, L_SHOULDER] - body.xy[:, R_SHOULDER]
     width = (across * perp(body.down)).sum(-1) / body.torso  # negative where we see the front
     return smoothstep(width, 0.1, 0.3) * body.known[:, [R_SHOULDER, L_SHOULDER]].all(1)
+
+
+def far_sides(body: Body) -> Tensor:
+    """How surely people are seen from the side and their left, or right, is the far one, `(B, 2)` 0..1.
+
+    Shoulders that are hardly apart do not tell which way somebody faces; the face does, where it is known. Of 500
+    rendered pairs no near forearm was hidden where the shoulders were less than 0.3 torsos apart, and half of the far
+    ones were, all that cross the body.
+    """
+    right = -perp(body.down)
+    apart = ((body.xy[:, L_SHOULDER] - body.xy[:, R_SHOULDER]) * right).sum(-1).abs() / body.torso
+    (front, has_front), (ears, has_ears) = (
+        _mean_of(body.xy, body.known, joints) for joints in ((NOSE, R_EYE, L_EYE), (R_EAR, L_EAR))
+    )
+    known = (has_front & has_ears)[:, 0] & body.known[:, [R_SHOULDER, L_SHOULDER]].all(1)
+    sure = (1 - smoothstep(apart, 0.3, 0.45)) * known
+    ahead = ((front - ears) * right).sum(-1) / body.torso
+    return torch.stack([sure * smoothstep(way * ahead, 0.05, 0.12) for way in (1, -1)], 1)
 
 
 def facial_spots(body: Body, size: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shared.skeleton import NOSE
 
-from .body import seen_from_behind
+from .body import far_sides, seen_from_behind
 from .grid import pixel_grid, sample, smooth, smoothstep
 from .head import Spot, TurnedHead, taken
 from .motion import Prediction
@@ -176,7 +176,7 @@ def render(
     keep_head = _keeps_head(maps)
     # A head that hardly turns brings its hair or hat along, beyond the outline of one without.
     hat = own_head(maps, head)
-    behind = float(maps.moved() * seen_from_behind(maps.target))
+    far, order = _far_limbs(maps)
     torso = float(maps.target.torso)
     edge = edge_width(maps, photo.straight.shape[0], size) / torso
     outline = head_outline = None
@@ -215,16 +215,16 @@ def render(
             coverage[1, spot.pixels] = on_it * (1 - smoothstep(near - stays, -0.2, 0.1))
         logits, part_alpha = limb_prior(distance[None], coverage[None], maps.in_target)
         # What moves has no say where all is as in the photo.
-        logits, part_alpha = logits[0] - _NO_SAY * (1 - still) * (1 - change), part_alpha[0]
+        logits, part_alpha = logits[0] + order - _NO_SAY * (1 - still) * (1 - change), part_alpha[0]
         if prediction is None or outline is None:
             colour, matte_there = _carried(photo, logits.softmax(0), points, change, maps)
             alpha = part_alpha.amax(0)
         else:
             more, visible, paint = smooth(planes, at[0]).split([NUM_PARTS, 1, 3])
-            # It may bring arms forward, not take them away: where they hardly move its trunk would swallow them. From
-            # behind most arms that cross the trunk lie before it, out of sight.
+            # It may bring arms forward, not take them away: where they hardly move its trunk would swallow them. Of
+            # those that lie behind the trunk it may.
             arms, others = more[2:6], more.clamp(max=0)
-            arms = arms.clamp_min(0) + behind * (arms.clamp_max(0) - _FAR_ARM)
+            arms = arms.clamp_min(0) + far * (arms.clamp_max(0) - _FAR_ARM)
             share = (logits + torch.cat([others[:2], arms, others[6:]])).softmax(0)
             # The maps as they are: the network's correction of them helps it to see the matte, but bends cloth, and on
             # held-out people carried colours are nearer to the truth without it.
@@ -355,6 +355,19 @@ def _keeps_head(maps: PartMaps) -> float:
     return float(~maps.source.known[0, NOSE] | maps.target.known[0, NOSE])
 
 
+def _far_limbs(maps: PartMaps) -> tuple[Tensor, Tensor]:
+    """How surely the arms of one person lie behind the trunk where they cross it, `(4, 1)` 0..1, and which leg lies
+    before the other one, `(10, 1)`, added to the parts' logits.
+
+    From behind most arms that cross the trunk are before it, out of sight; from the side the far one is.
+    """
+    far = far_sides(maps.target)[0]
+    legs = _NEAR_LEG * maps.moved() * (far.flip(0) - far)
+    arms = maps.moved() * far.maximum(seen_from_behind(maps.target))
+    order = torch.cat([far.new_zeros(NUM_PARTS - 4), legs.repeat_interleave(2)])
+    return arms.repeat_interleave(2)[:, None], order[:, None]
+
+
 def own_head(maps: PartMaps, head: TurnedHead | None) -> float:
     """How far the head of one person is the photo's as it is there, 0..1, hair or hat included."""
     return _keeps_head(maps) * float(maps.face_fit()) * (1 - (0.0 if head is None else head.share))
@@ -457,7 +470,9 @@ _AGREE = 0.1
 
 _TRUST = 3.0
 _FAR_ARM = 2.0
-"""Logits by which arms of somebody seen from behind give way to the trunk."""
+"""Logits by which arms that lie behind the trunk give way to it."""
+_NEAR_LEG = 1.0
+"""Logits by which, from the side, each leg is before or behind."""
 
 
 def _painted_like(prediction: Prediction, photo: NDArray[np.float32]) -> Tensor:

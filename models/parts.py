@@ -32,7 +32,7 @@ from shared.skeleton import (
     R_WRIST,
 )
 
-from .body import Body, complete, normalised, perp
+from .body import Body, complete, far_sides, normalised, perp
 from .grid import pixel_grid, sample, smoothstep
 
 PARTS = (
@@ -342,8 +342,12 @@ class PartMaps:
         batch = len(self.ratio)
         points = pixel_grid(size).to(self.ratio.dtype).expand(batch, -1, -1)
         squared = _part_distances(points, self.source, self._bones_source) ** 2
-        # Arms lie in front of the torso more often than behind it.
-        squared = torch.cat([squared[:, :2], squared[:, 2:6] * 0.7, squared[:, 6:]], 1)
+        # Arms lie in front of the torso more often than behind it, but the far one of somebody seen from the side does
+        # not: it would take the face along.
+        far = far_sides(self.source).repeat_interleave(2, 1)[..., None]
+        on_trunk = (1 - squared[:, :2].amin(1, keepdim=True)).clamp_min(0)
+        arms = squared[:, 2:6] * 0.7 + 4 * far * on_trunk
+        squared = torch.cat([squared[:, :2], arms, squared[:, 6:]], 1)
         known = torch.cat([torch.ones_like(self._source_bones[:, :2]), self._source_bones], 1)
         squared = torch.where(known[..., None], squared, squared.new_tensor(1e4))
         owned = []

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import weights
-from models.body import complete, seen_from_behind, torso_length
+from models.body import complete, far_sides, seen_from_behind, torso_length
 from models.carry import occupied
 from models.grid import pixel_grid, sample
 from models.images import LUMA
 from models.motion import Motion
-from models.parts import MIRRORED_PARTS, PartMaps, arm_distances
+from models.parts import MIRRORED_PARTS, PARTS, PartMaps, arm_distances
 from models.person import Frame, Person, crop, person_frame
 from models.photo import Hands, arm_masks, spread_colours
 from models.transfer import Analysed, MotionTransfer, missing_parts, with_carried_face
@@ -31,6 +31,7 @@ from shared.skeleton import (
     L_ANKLE,
     L_EAR,
     L_ELBOW,
+    L_EYE,
     L_HIP,
     L_KNEE,
     L_WRIST,
@@ -39,6 +40,7 @@ from shared.skeleton import (
     R_ANKLE,
     R_EAR,
     R_ELBOW,
+    R_EYE,
     R_HIP,
     R_KNEE,
     R_WRIST,
@@ -619,6 +621,52 @@ def test_an_arm_before_somebody_seen_from_behind_is_hidden() -> None:
     person = MotionTransfer().transfer(rgb, matte, skeleton(STANDING), skeleton(behind))
     back = over_grey(person, matte.shape)[109:113, 88:104]
     assert np.abs(back - np.array((180, 50, 50)) / 255).mean() < 0.1, "a forearm lies on the back"
+
+
+def profile(way: float) -> np.ndarray:
+    """STANDING from the side, facing the picture's left at -1 and its right at 1; hands hang down."""
+    xy = STANDING.copy()
+    xy[:, 0] = 100 + 0.4 * (xy[:, 0] - 100)
+    xy[[NOSE, R_EYE, L_EYE, R_EAR, L_EAR], 0] = 100 + way * np.array([16, 13, 13, -2, -2])
+    return xy
+
+
+@pytest.mark.parametrize(("way", "far"), [(-1, "right"), (1, "left")])
+def test_the_far_side_of_a_profile(way: int, far: str) -> None:
+    seen = maps_between(profile(way), STANDING)
+    assert far_sides(seen.source).tolist() == [[float(far == "left"), float(far == "right")]]
+    assert far_sides(seen.target).tolist() == [[0, 0]], "seen from the front none is far"
+    faceless = np.array([joint not in FACE for joint in range(18)])
+    assert far_sides(maps_between(profile(way), STANDING, faceless).source).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize(("way", "far"), [(-1, "right"), (1, "left")])
+def test_a_far_arm_takes_no_face_along(way: int, far: str) -> None:
+    near = {"left": "right", "right": "left"}[far]
+    for side, wanted in ((near, 1), (far, 0)):
+        raised = profile(way)
+        elbow, wrist = (R_ELBOW, R_WRIST) if side == "right" else (L_ELBOW, L_WRIST)
+        raised[elbow], raised[wrist] = (100 + way * 12, 60), (100 + way * 12, 20)
+        own = maps_between(raised, STANDING).ownership(64)[0, PARTS.index(f"{side} forearm")]
+        assert own[round(64 * 38 / 256), round(64 * (100 + way * 12) / 256)] == pytest.approx(
+            wanted, abs=0.05
+        )
+
+
+@pytest.mark.parametrize("way", [-1, 1])
+def test_from_the_side_the_near_forearm_lies_before_the_body(way: int) -> None:
+    rgb, matte = picture()
+    skin, coat = np.array((200, 150, 120)) / 255, np.array((180, 50, 50)) / 255
+    for near in (True, False):
+        aside = profile(way)
+        right = (way == 1) == near
+        elbow, wrist = (R_ELBOW, R_WRIST) if right else (L_ELBOW, L_WRIST)
+        # Drawn back, so that the forearm crosses the trunk.
+        aside[elbow], aside[wrist] = (100 - way * 22, 112), (100 + way * 20, 116)
+        person = MotionTransfer().transfer(rgb, matte, skeleton(STANDING), skeleton(aside))
+        forearm = over_grey(person, matte.shape)[111:117, 94:106]
+        closer = np.abs(forearm - skin).mean() < np.abs(forearm - coat).mean()
+        assert closer == near
 
 
 def test_a_hat_comes_along_where_the_head_does_not_turn() -> None:
