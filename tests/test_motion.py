@@ -689,6 +689,26 @@ def test_a_face_fits_unless_the_head_turns() -> None:
     assert maps_between(STANDING, profile).face_fit().item() == 0
 
 
+def test_cloth_is_as_sharp_as_the_photo_made_small() -> None:
+    """In a layer smaller than the photo, at places between its pixels."""
+    rgb, matte = (cv2.resize(of, (600, 840), interpolation=cv2.INTER_CUBIC) for of in picture())
+    weave = cv2.GaussianBlur(np.random.default_rng(3).normal(0, 1, rgb.shape), (0, 0), 1.2)
+    rgb = np.clip(rgb + 40 * weave / weave.std(), 0, 255).astype(np.uint8)
+    waving = STANDING.copy()
+    waving[[L_ELBOW, L_WRIST]] = (150, 90), (185, 90)
+    person = MotionTransfer().transfer(
+        rgb, matte.clip(0, 1), skeleton(3 * STANDING), skeleton(waving / 1.4 + (0.3, 0.4))
+    )
+    small = cv2.resize(
+        rgb.astype(np.float32) / 255, None, fx=1 / 4.2, fy=1 / 4.2, interpolation=cv2.INTER_AREA
+    )
+    steps = [
+        sum(np.square(np.diff(of[58:98, 62:82], axis=axis)).mean() for axis in (0, 1))
+        for of in (over_grey(person, (200, 150)), small)
+    ]
+    assert 0.85 < steps[0] / steps[1] < 1.2
+
+
 def test_outlines_are_sharp_at_any_size() -> None:
     rgb, matte = picture()
     transfer = MotionTransfer()
