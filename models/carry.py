@@ -22,7 +22,7 @@ from .head import Spot, TurnedHead, taken
 from .motion import Prediction
 from .outline import outline_of
 from .parts import NUM_PARTS, PARTS, PartMaps, limb_prior
-from .photo import resized, spread_colours
+from .photo import Hands, resized, spread_colours
 
 
 def _read_photo(photo: NDArray[np.float32], points: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class Photo(NamedTuple):
     straight: NDArray[np.float32]  # (n, n, 4), straight colours, continued beyond the matte, and the matte
     bare: NDArray[np.float32]  # (m, m, 4), what torso and legs are taken from, and how far: without the arms
     armed: NDArray[np.float32]  # (m, m, 4), the same for arms: without what lies around them
-    hidden: Tensor  # (2, 64, 64), where the left and the right hand would be, if something hides it
+    hands: Hands
     owned: Tensor  # (10, 1, 256, 256), `owned`
 
 
@@ -138,6 +138,8 @@ _ROUGH = 4
 """Pixels of twice that, a twentieth of a torso: where they hold next to no matte the photo shows nothing."""
 _SOLID = 0.25
 """Alpha from which on something weighs."""
+_LIGHT = (0.0, 0.5, 0.87)
+"""From before and above, as most light comes."""
 _LACKS = 0.05
 """Of a forearm or calf: less than that is an outline a little beside the photo's."""
 _CHUNK = 1 << 17
@@ -190,7 +192,7 @@ def render(
     other = None
     if other_side and prediction is not None:
         matte = torch.from_numpy(resized(photo.straight[..., 3], photo.owned.shape[-1]))
-        other = _OtherSide.of(maps, prediction, matte, photo.hidden)
+        other = _OtherSide.of(maps, prediction, matte, photo.hands)
     pixels = occupied(maps, photo.straight[..., 3], outline, head, changed, edge, size)
     for chunk in chunks(pixels):
         at = centres(chunk, size)
@@ -281,7 +283,7 @@ def owned(maps: PartMaps, matte: Tensor) -> Tensor:
 
 
 class _Limbs(NamedTuple):
-    """What the photo's other side shows of lost hands and feet at some of a chunk's pixels."""
+    """What stands in for lost hands and feet at some of a chunk's pixels."""
 
     pixels: Tensor  # (N,), which
     colour: Tensor  # (N, 3), straight
@@ -293,37 +295,57 @@ class _OtherSide:
     """Hands and feet of one person as the photo's other side has them (`PartMaps.other_side`).
 
     A foot that the photo cuts off, or hides behind somebody, is the other foot, and so is a hand in a pocket: there
-    would be only cloth. `replaces` `(1, 1, 64, 64)` is how far it does so.
+    would be only cloth. Where both hands are in pockets they are painted, in the tone of the face. `replaces`
+    `(1, 1, 64, 64)` is how far all this does so.
     """
 
     @classmethod
-    def of(cls, maps: PartMaps, prediction: Prediction, matte: Tensor, hidden: Tensor) -> _OtherSide | None:
+    def of(cls, maps: PartMaps, prediction: Prediction, matte: Tensor, hands: Hands) -> _OtherSide | None:
         """None where the photo shows every hand and foot that is asked for.
 
         Args:
             maps (`PartMaps`), prediction (`Prediction`): of the pose.
             matte (`(n, n)` float32): of the photo, small.
-            hidden (`(2, 64, 64)` float32): as in `Photo`.
+            hands (`Hands`): of the photo.
         """
         size = prediction.share.shape[-1]
         inside = F.avg_pool2d(torch.sigmoid(prediction.alpha), prediction.alpha.shape[-1] // size)
         share = prediction.share * inside
         # Near its pocket a hand stays in it.
-        hidden = hidden * maps.hands_away()[0, :, None, None]
-        rough = F.avg_pool2d(matte[None, None], _ROUGH) * (1 - F.pad(hidden, (0, 0, 0, 0, 0, 2))[:, None])
+        hidden = F.pad(hands.hidden * maps.hands_away()[0, :, None, None], (0, 0, 0, 0, 0, 2))[:, None]
+        shown = F.avg_pool2d(matte[None, None], _ROUGH) * (1 - hidden)
         ends = share[0, _ENDS].flatten(1)
-        lacks = ends * (1 - _there(rough, maps.on_grid(size)[0][0]))
-        some = bool((lacks.sum(1) > _LACKS * ends.sum(1)).any())
-        return cls(maps, share, matte, rough, lacks) if some else None
+        lacks = ends * (1 - _there(shown, maps.on_grid(size)[0][0]))
+        if not bool((lacks.sum(1) > _LACKS * ends.sum(1)).any()):
+            return None
+        return cls(maps, share, matte, hands, hidden, lacks, prediction.normals)
 
-    def __init__(self, maps: PartMaps, share: Tensor, matte: Tensor, rough: Tensor, lacks: Tensor) -> None:
+    def __init__(
+        self,
+        maps: PartMaps,
+        share: Tensor,
+        matte: Tensor,
+        hands: Hands,
+        hidden: Tensor,
+        lacks: Tensor,
+        normals: Tensor,
+    ) -> None:
         size = share.shape[-1]
-        self._source, self._maps, self._rough = maps, maps.other_side(share, matte[None, None]), rough
+        self._source, self._maps, self._hidden = maps, maps.other_side(share, matte[None, None]), hidden
+        self._rough = F.avg_pool2d(matte[None, None], _ROUGH) * (1 - hidden)
         self._own = owned(self._maps, matte)
-        found = sample(self._own, self._maps.on_grid(size)[0][0])[_ENDS, 0]
-        self._better = smoothstep((lacks * found).sum(1) / lacks.sum(1).clamp_min(1e-6), 0.3, 0.5)
-        self.replaces = (lacks * self._better[:, None]).sum(0).reshape(1, 1, size, size)
+        here, there = (of.on_grid(size)[0][0] for of in (maps, self._maps))
+        # Nor is the other hand any help in its pocket.
+        others = F.pad(hands.hidden.flip(0), (0, 0, 0, 0, 0, 2))[:, None]
+        found = sample(self._own[_ENDS], there[_ENDS])[:, 0] * (1 - sample(others, there[_ENDS])[:, 0])
+        self._better = smoothstep((lacks * found).sum(1) / lacks.sum(1).clamp_min(1e-6), 0.3, 0.5)[:, None]
+        self._tone, self._normals = hands.tone[0], normals
+        self.replaces = (lacks * self._better + self._painted(lacks, here)).sum(0).reshape(1, 1, size, size)
         self._near = F.max_pool2d(self.replaces, 3, 1, 1)
+
+    def _painted(self, lacks: Tensor, points: Tensor) -> Tensor:
+        """Of what is lacking `(4, M)` at source points `(10, M, 2)`, the hidden hands that nothing shows."""
+        return lacks * sample(self._hidden, points[_ENDS])[:, 0] * (1 - self._better) * self._tone[3]
 
     def limbs(self, photo: Photo, share: Tensor, points: Tensor, at: Tensor, change: Tensor) -> _Limbs | None:
         """At the pixels of a chunk; arguments as there, its source points among them. None where nothing is lost."""
@@ -331,13 +353,20 @@ class _OtherSide:
         if len(pixels) == 0:
             return None
         there = self._maps.at(at[:, pixels])[0][0]
+        ends, points = share[_ENDS][:, pixels], points[:, pixels]
         share = share[:, pixels] * self._maps.in_source[0, :, None]
         leads = share / share.sum(0).clamp_min(1e-6)
         colour, matte = _carried(photo, leads, there, change[pixels], self._source)
         # As much of each as the photo shows of the other side.
         alpha = matte.minimum((share * sample(self._own, there)[:, 0]).sum(0))
-        lacks = share[_ENDS] * (1 - _there(self._rough, points[:, pixels])) * self._better[:, None]
-        return _Limbs(pixels, colour, alpha, smoothstep(lacks.sum(0), 0.3, 0.7) * change[pixels])
+        lacks = ends * (1 - _there(self._rough, points))
+        other, bare = (lacks * self._better).sum(0), self._painted(lacks, points).sum(0)
+        painted = (bare / (other + bare).clamp_min(1e-6))[:, None]
+        normals = F.normalize(smooth(self._normals, at[0, pixels]), dim=0)
+        light = (normals * normals.new_tensor(_LIGHT)[:, None]).sum(0).clamp_min(0)
+        colour = colour + painted * (self._tone[:3] * (0.7 + 0.4 * light)[:, None] - colour)
+        alpha = alpha + painted[:, 0] * (1 - alpha)
+        return _Limbs(pixels, colour, alpha, smoothstep(other + bare, 0.3, 0.7) * change[pixels])
 
 
 def _there(rough: Tensor, points: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shared.skeleton import L_ELBOW, L_WRIST, R_ELBOW, R_WRIST
+from shared.skeleton import L_ELBOW, L_WRIST, NOSE, R_ELBOW, R_WRIST
 
 from .body import complete, seen_from_behind, torso_length
 from .colours import bins_of, likelier
-from .grid import smoothstep
+from .grid import pixel_grid, smoothstep
 from .parts import arm_cover, arm_distances
 
 
@@ -44,6 +44,7 @@ class Hands(NamedTuple):
 
     skin: Tensor  # (1, 4) float32: their colour, and 1; all 0 where none shows, or none in a colour that skin has
     hidden: Tensor  # (2, 64, 64) float32: where the left and the right one would be, if the photo hides it
+    tone: Tensor  # (1, 4) float32: as `skin`, and the face's where no hand shows
 
 
 def hands_of(photo: NDArray[np.float32], xy: Tensor, known: Tensor) -> Hands:
@@ -61,34 +62,48 @@ def hands_of(photo: NDArray[np.float32], xy: Tensor, known: Tensor) -> Hands:
     bare = (red > 136) & (red < 178) & (blue > 85) & (blue < 127) & (red - blue > 12)
     radius = 0.12 * size * float(torso_length(xy, known)[0])
 
-    def around(elbow: int, wrist: int, wide: float, long: float) -> NDArray[np.uint8]:
+    def around(elbow: int, wrist: int, wide: float, off: float, long: float) -> NDArray[np.uint8]:
         place = np.zeros((size, size), np.uint8)
         if known[0, elbow] and known[0, wrist]:
             along = xy[0, wrist] - xy[0, elbow]
-            hand = size * (xy[0, wrist] + 0.3 * along)
+            hand = size * (xy[0, wrist] + off * along)
             end = hand + long * along / along.norm().clamp_min(1e-6)
             start, stop = (tuple(at.round().int().tolist()) for at in (hand, end))
             cv2.line(place, start, stop, 1, max(1, round(2 * wide)))
         return place
 
+    def colour_of(area: NDArray[np.bool_]) -> Tensor:
+        """Of the bare pixels there, and 1; all 0 where hardly any are."""
+        skin = area & bare
+        if skin.sum() <= max(_FEW, 0.25 * area.sum()):
+            return torch.zeros(1, 4)
+        return torch.tensor([[*np.median(rgb[skin], 0), 1.0]], dtype=torch.float32)
+
     arms = (L_ELBOW, L_WRIST), (R_ELBOW, R_WRIST)
-    areas = [(around(*arm, radius, 0.0) > 0) & inside for arm in arms]
-    skin = (areas[0] | areas[1]) & bare
-    colour = torch.zeros(1, 4)
-    if skin.sum() > max(_FEW, 0.25 * (areas[0] | areas[1]).sum()):
-        colour = torch.tensor([[*np.median(rgb[skin], 0), 1.0]], dtype=torch.float32)
+    areas = [(around(*arm, radius, 0.3, 0.0) > 0) & inside for arm in arms]
+    colour, body = colour_of(areas[0] | areas[1]), complete(xy, known)
+    face = _disc(size, body.head[0], 0.1 * float(body.torso)) & inside & bool(known[0, NOSE])
+    clothes = inside & ~_disc(size, body.head[0], 0.4 * float(body.torso))
+    clothes &= resized(arm_distances(body, _HANDS_SIZE)[0].amin(0).numpy(), size) > 1.3
     hidden = torch.zeros(2, _HANDS_SIZE, _HANDS_SIZE)
     for side, (area, other) in enumerate((areas, areas[::-1])):  # left, right
-        if min(area.sum(), other.sum()) <= _FEW or bare[area].mean() > 0.1 or bare[other].mean() < 0.6:
+        if area.sum() <= _FEW or bare[area].mean() > 0.1:
             continue
-        # A glove, or what the hand holds, looks like neither the other hand nor the clothes.
+        like = next((of for of in (other, face) if of.sum() > _FEW and bare[of].mean() >= 0.6), None)
+        # A glove, or what the hand holds, looks like neither bare skin nor the clothes.
+        if like is None:
+            continue
         bins = bins_of(rgb)
-        away = resized(arm_distances(complete(xy, known), _HANDS_SIZE)[0].amin(0).numpy(), size) > 1.3
-        if likelier(bins[other], bins[inside & away])[bins[area]].mean() < -2:
+        if likelier(bins[like], bins[clothes])[bins[area]].mean() < -2:
             # And beyond: the arm may point away from us and be drawn longer in another pose.
-            place = around(*arms[side], 1.3 * radius, 3 * radius).astype(np.float32)
+            place = around(*arms[side], 1.3 * radius, 0.1, 3 * radius).astype(np.float32)
             hidden[side] = torch.from_numpy(resized(place, _HANDS_SIZE))
-    return Hands(colour, hidden)
+    return Hands(colour, hidden, colour if colour[0, 3] > 0 else colour_of(face))
+
+
+def _disc(size: int, middle: Tensor, radius: float) -> NDArray[np.bool_]:
+    """Which pixels of a frame lie within `radius` of `middle` `(2,)`, frame units."""
+    return ((pixel_grid(size)[0] - middle).norm(dim=1) < radius).reshape(size, size).numpy()
 
 
 def spread_colours(rgb: NDArray[np.float32], matte: NDArray[np.float32]) -> NDArray[np.float32]:

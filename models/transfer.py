@@ -259,7 +259,7 @@ class MotionTransfer:
         straight = actor.straight
         if per_pixel > 1:
             straight = resized(straight, max(8, round(actor.frame.size / per_pixel)))
-        photo = Photo(straight, actor.bare, actor.armed, actor.hands.hidden, actor.owned)
+        photo = Photo(straight, actor.bare, actor.armed, actor.hands, actor.owned)
         head = self._turned(actor, maps)
         changed = maps.moved().expand(1, 1, Motion.SIZE, Motion.SIZE)
         if prediction is not None:
