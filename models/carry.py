@@ -448,7 +448,8 @@ def _show_head(
     if len(pixels) == 0:
         return
     other = _read_photo(photo, spot.other_side[some] * photo.shape[0])
-    parts = taken(smooth(head.out.choice, here), (matte[pixels], other[:, 3]))
+    bare = head.bare(spot.direct[some]), head.bare(spot.other_side[some])
+    parts = taken(smooth(head.out.choice, here), (matte[pixels] * bare[0], other[:, 3] * bare[1]))
     made_of = (straight[pixels], other[:, :3], smooth(head.out.colour, here).T.clamp(0, 1))
     shown = torch.stack([part[:, None] * of for part, of in zip(parts, made_of, strict=True)]).sum(0)
     colours[pixels] += share * (shown - colours[pixels])

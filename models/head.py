@@ -373,8 +373,8 @@ class TurnedHead:
 
     Args:
         share (`float`): how much of it counts, 0..1: `turn`.
-        covered (`(1, 1, n, n)`, *optional*): where the photo's arms lie before its head, in its person frame: what is
-            behind them counts wholly, however little the head turns.
+        covered (`(1, 1, n, n)`, *optional*): where the photo's arms lie before its head, in its person frame.
+        uncovered (`float`): how much of what is behind them counts, however little the head turns, 0..1.
         volume (`(36,)`): how much farther out than drawn the head reaches (`outline.volume_of`).
         out (`Turned`): of a batch of one.
         source_origin, target_origin (`(2,)`), source_side, target_side (`float`): the head frames in the coordinates
@@ -383,6 +383,7 @@ class TurnedHead:
 
     share: float
     covered: Tensor | None
+    uncovered: float
     volume: Tensor
     out: Turned
     source_origin: Tensor
@@ -400,8 +401,12 @@ class TurnedHead:
         counts = torch.full_like(here[:, 0], self.share)
         if self.covered is not None:
             photo = self.out.maps.at(here[None]).direct * self.source_side + self.source_origin
-            counts = counts.maximum(sample(self.covered, photo)[0, 0])
+            counts = counts.maximum(self.uncovered * sample(self.covered, photo)[0, 0])
         return counts * window(here)
+
+    def bare(self, points: Tensor) -> Tensor | float:
+        """How much of the head the photo shows at points `(K, 2)` of its person frame, `(K,)`."""
+        return 1.0 if self.covered is None else 1 - sample(self.covered, points[None])[0, 0]
 
     def spot(self, points: Tensor) -> Spot | None:
         """The part of target points `(M, 2)` of the person frame that the head has a say in; None if it is in none."""

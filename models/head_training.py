@@ -28,6 +28,7 @@ from .head_pose import head_pose
 from .motion_training import photographed, picture_of, recoloured
 from .msa_training import EdgeLoss
 from .pairs import Pairs
+from .raised_arms import raised_arms
 from .transfer_training import Judged, Lesson, Options
 
 
@@ -43,6 +44,7 @@ class Batch(NamedTuple):
     flow: Tensor  # (B, 48, 48, 2), source points
     state: Tensor  # (B, 48, 48): 0 background, 1 seen in the source, 2 not
     skin: Tensor  # (B, 4), bare skin, as `photo.hands_of` would find it
+    hidden: Tensor  # (B, 1, 96, 96), where something lies before the source's head
 
     @property
     def given(self) -> tuple[Tensor, ...]:
@@ -113,6 +115,29 @@ def _skin(pictures: Sequence[Tensor], joints: Sequence[Tensor], augment: bool) -
     return skin
 
 
+class Covered(NamedTuple):
+    """Heads that a hand is before, some of them."""
+
+    picture: Tensor  # (B, 4, 96, 96) premultiplied
+    hidden: Tensor  # (B, 1, 96, 96), what of it is the arm
+    known: Tensor  # (B, 1, 96, 96), what it is taken for (`head.arms_before_head`)
+
+
+def _covered(source: Tensor, skin: Tensor) -> Covered:
+    """Every third head with an arm before it, in a skin like its own and a sleeve of somebody else's colours."""
+    size = source.shape[-1]
+    means = F.adaptive_avg_pool2d(source, 3)
+    middle, low = (of[:, :3] / of[:, 3:].clamp_min(0.05) for of in (means[:, :, 1, 1], means[:, :, 2, 1]))
+    own = torch.where(skin[:, 3:] > 0, skin[:, :3], middle)
+    light = (0.15 * torch.randn(len(source), 1) + 0.04 * torch.randn(len(source), 3)).exp()
+    bare = (torch.rand(len(source), 1) < 0.3).float()
+    own = (own * light).clamp(0, 1)
+    arms = raised_arms(own, low.roll(1, 0) + bare * (own - low.roll(1, 0)), size)
+    some = (torch.rand(len(source), 1, 1, 1) < 1 / 3).float()
+    hidden = arms.picture[:, 3:] * some
+    return Covered(source * (1 - hidden) + arms.picture * some, hidden, arms.known * some)
+
+
 def prepare(pairs: Pairs, augment: bool) -> Batch:
     """Close-ups as read -> head frames, with the faults of real photos if `augment`; keys as in docs/people.md."""
     source, target = picture_of(pairs, "src"), picture_of(pairs, "tgt")
@@ -144,12 +169,17 @@ def prepare(pairs: Pairs, augment: bool) -> Batch:
         )
     ]  # fmt: skip
     skin = _skin((source, target), joints, augment)
+    hidden = torch.zeros_like(source[:, 3:])
     if augment:
-        source = photographed(source)
+        covered = _covered(source, skin)
+        source, hidden = photographed(covered.picture) * (1 - covered.known), covered.hidden
     points = target_origin[:, None] + target_side[:, None, None] * pixel_grid(Head.SIZE)
     at = points.reshape(-1, Head.SIZE, Head.SIZE, 2) * 2 - 1
     # The mean of two places of the photo is neither of them.
     moved = F.grid_sample(torch.cat([flow, state], 1), at, mode="nearest", align_corners=False)
+    flow = (moved[:, :2].permute(0, 2, 3, 1) - origin[:, None, None]) / side[:, None, None, None]
+    state = moved[:, 2].round()
+    state = torch.where((state == 1) & (sample(hidden, flow)[:, 0] > 0.5), torch.full_like(state, 2.0), state)
     return Batch(
         source,
         joints[0][..., :2],
@@ -157,9 +187,10 @@ def prepare(pairs: Pairs, augment: bool) -> Batch:
         target,
         joints[1][..., :2],
         target_known,
-        (moved[:, :2].permute(0, 2, 3, 1) - origin[:, None, None]) / side[:, None, None, None],
-        moved[:, 2].round(),
+        flow,
+        state,
         skin,
+        hidden,
     )
 
 
@@ -207,9 +238,13 @@ def losses(out: Turned, batch: Batch) -> dict[str, Tensor]:
     whole = on_head * near_coarse * (F.avg_pool2d(truth, 2)[:, 0] > 0.9)
     carried, unlike = torch.zeros((), device=device), []
     # No truth says where the photo shows the same of the head's other side, but that it looks alike.
-    for photo, square_on in zip(out.carried.split(4, 1), facing, strict=True):
+    for photo, square_on, flow_there in zip(
+        out.carried.split(4, 1), facing, out.flow.split(2, 3), strict=True
+    ):
         error = F.avg_pool2d((_straight(photo) - wanted).abs().mean(1, keepdim=True), 2)[:, 0]
         there = F.avg_pool2d(photo[:, 3:], 2)[:, 0] > 0.5
+        # No correction brings what a hand is before.
+        there = there & (sample(batch.hidden, flow_there.detach())[:, 0] < 0.1)
         carried = carried + _mean(error, whole * there * smoothstep(square_on, 0.1, 0.4))
         unlike.append(_unlike(_straight(photo), wanted))
     # Equally good, pixels of the photo are better than painted ones.

@@ -187,7 +187,8 @@ class MotionTransfer:
         pixels = frame.size * points[0] + torch.tensor([frame.x, frame.y])
         shown = ((pixels >= 0) & (pixels < torch.tensor(matte.shape[::-1]))).all(1).float()
         if covered is not None:
-            shown = shown * (1 - sample(covered, points)[0, 0])
+            clear = 1 - sample(covered, points)[0, 0]
+            shown, head = shown * clear, head * clear.reshape(1, 1, Head.FINE, Head.FINE)
         own = head, (body.xy - origin[:, None]) / side, body.known, hands.skin
         volume = functools.cache(functools.partial(self._volume, *own, shown))
         return Analysed(
@@ -293,5 +294,4 @@ class MotionTransfer:
             for body, (origin, side) in ((maps.source, source), (maps.target, target))
         ]
         out = self.head(actor.head, *joints[0], *joints[1], actor.hands.skin)
-        covered = None if covered is None else covered * change
-        return TurnedHead(share, covered, actor.volume(), out, *source, *target)
+        return TurnedHead(share, covered, change, actor.volume(), out, *source, *target)

@@ -15,7 +15,7 @@ import torch
 from models import head
 from models.body import complete
 from models.critic import PatchCritic
-from models.grid import pixel_grid
+from models.grid import pixel_grid, sample
 from models.head import Head, head_frames, turn
 from models.head_pose import HeadMaps, HeadPose, head_pose
 from models.head_training import Batch, judged, losses, prepare, train
@@ -23,6 +23,7 @@ from models.images import load_picture
 from models.outline import volume_at, volume_of
 from models.pairs import read_file
 from models.person import tensors
+from models.raised_arms import raised_arms
 from models.transfer import MotionTransfer
 from server.pipeline import Pipeline
 from shared.head import turned_head
@@ -204,6 +205,58 @@ def test_places_keep_their_bits_in_mixed_precision(tmp_path: Path) -> None:
             out = made(*batch.given)
         places.append(out.flow - out.correction.permute(0, 2, 3, 1))
     torch.testing.assert_close(*places, atol=1e-6, rtol=0)
+
+
+def test_painted_arms_reach_a_face() -> None:
+    skin, sleeve = (
+        torch.tensor([[0.8, 0.6, 0.5]]).repeat(64, 1),
+        torch.tensor([[0.1, 0.2, 0.6]]).repeat(64, 1),
+    )
+    torch.manual_seed(0)
+    arms = raised_arms(skin, sleeve, 96)
+    torch.manual_seed(0)
+    assert torch.equal(arms.picture, raised_arms(skin, sleeve, 96).picture)
+    alpha = arms.picture[:, 3]
+    assert arms.picture.min() >= 0
+    assert (arms.picture[:, :3] <= alpha[:, None]).all(), "premultiplied"
+    assert (alpha[:, 30:78, 24:72].flatten(1).sum(1) > 60).float().mean() > 0.9, "most cover some of the face"
+    rim = torch.cat([alpha[:, -1], alpha[:, :, 0], alpha[:, :, -1]], 1).amax(1)
+    assert (rim > 0.9).float().mean() > 0.9, "most come from below or aside"
+    bare = (arms.picture[:, 0] > arms.picture[:, 2]) & (alpha > 0.9)
+    assert (bare.flatten(1).sum(1) > 100).all(), "each has a hand"
+    known = arms.known.flatten(1).amax(1) > 0.9
+    assert 0.6 < known.float().mean() < 0.9, "of some nobody knows"
+    agrees = (arms.known[known, 0] * alpha[known]).sum() / arms.known[known].sum()
+    assert agrees > 0.6
+
+
+def test_what_a_painted_arm_hides_is_unseen(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    batches = [batch_of(tmp_path / "a.npz", augment) for augment in (False, *[True] * 8)]
+    assert batches[0].hidden.max() == 0
+    hidden, seen = 0, 0
+    for batch in batches[1:]:
+        there = sample(batch.hidden, batch.flow)[:, 0] > 0.5
+        assert (batch.state[there] != 1).all()
+        hidden += int((there & (batch.state == 2)).sum())
+        seen += int((batch.state == 1).sum())
+    assert 0 < hidden < seen, "some heads have an arm before them"
+
+
+def test_what_an_arm_hides_of_a_face_is_painted() -> None:
+    """A green sleeve lies across the face; it goes down and the head turns, or stays."""
+    rgb, matte = picture()
+    arm = STANDING.copy()
+    arm[[L_ELBOW, L_WRIST]] = (142, 62), (96, 42)
+    for start, end in ((122, 69), (142, 62)), ((142, 62), (92, 41)):
+        cv2.line(rgb, start, end, (20, 170, 40), 15)
+        cv2.line(matte, start, end, 1.0, 15)
+    transfer = MotionTransfer()
+    actor = transfer.analyse(rgb, matte, skeleton(arm))
+    assert actor.before_head is not None
+    for pose in (STANDING, PROFILE):
+        face = over_grey(transfer.pose(actor, skeleton(pose)), matte.shape)[36:48, 94:112]
+        assert (face[..., 1] > face[..., 0]).mean() < 0.05, "the sleeve is still there"
 
 
 def test_the_critic_sees_the_face(tmp_path: Path) -> None:
