@@ -249,6 +249,8 @@ def render(
                 arm, here = share[2:6, spot.pixels].sum(0), inside[spot.pixels]
                 of_both = head_inside + arm * (here - head_inside).clamp_min(0)
                 inside[spot.pixels] += spot.counts * (of_both - here)
+                # What stands off there may be the hand that lay before it.
+                hair[spot.pixels] *= 1 - spot.counts
             beyond = inside + (_HAIR * hair).clamp_min(_STANDS_OFF)
             # The parts' own alpha is no finer than their ownership; at the matte's edge the matte itself is read.
             there = matte_there.minimum(2 * part_alpha.amax(0))
