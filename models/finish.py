@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import anatomy
-from models.images import LUMA
+from models.images import LUMA, box_around
 from models.judgement import SOLE, figures
 from shared.errors import BadInput
 from shared.skeleton import L_ANKLE, R_ANKLE, Skeleton
@@ -100,10 +100,19 @@ class _Colours:
         return cls(float(black), float(white), cast, float(near.mean()), float(np.percentile(chroma, 90)))
 
 
-def _sample(rgb: Floats, weight: NDArray[np.bool_]) -> Floats:
-    """At most `_SAMPLES` Oklab pixels, evenly spread over those of `weight`."""
-    pixels = rgb[weight]
-    return to_oklab(pixels[:: max(1, len(pixels) // _SAMPLES)])
+def _sample(rgb: Floats | Bytes, within: NDArray[np.bool_] | None = None) -> Floats:
+    """Some `_SAMPLES` Oklab pixels, evenly spread over all of a picture or those `within` a mask.
+
+    Few are copied: scenes may have a hundred megapixels.
+    """
+    pixels = rgb.reshape(-1, 3)
+    if within is not None:
+        chosen = np.flatnonzero(within)
+        pixels = pixels[chosen[:: max(1, len(chosen) // _SAMPLES)]]
+    else:
+        pixels = pixels[:: max(1, len(pixels) // _SAMPLES)]
+    some = pixels.astype(np.float32)
+    return to_oklab(some / 255 if rgb.dtype == np.uint8 else some)
 
 
 def _monochrome(lab: Floats) -> tuple[float, Floats, Floats]:
@@ -163,9 +172,8 @@ def harmonise(
     straight = np.clip(person.rgba[..., :3] / np.maximum(alpha, 1e-4), 0.0, 1.0)
     own = _Colours.of(_sample(straight, solid))
     where = _reference(person, scene.shape[:2], mattes)
-    scene_float = scene.astype(np.float32) / 255
-    theirs = _Colours.of(_sample(scene_float, where))
-    everything = _sample(scene_float, np.ones(scene.shape[:2], np.bool_))
+    theirs = _Colours.of(_sample(scene, where))
+    everything = _sample(scene)
     monochrome, tone, known = _monochrome(everything)
     surroundings = _Colours.of(everything)
 
@@ -192,7 +200,9 @@ def harmonise(
     corrected = from_oklab(lab)
     rgb = straight + strength * (corrected - straight)
     result = replace(person, rgba=np.concatenate([rgb * alpha, alpha], -1).astype(np.float32))
-    blur = np.sqrt(max(_softness(scene_float, where) ** 2 - _softness(straight, _eroded(solid)) ** 2, 0.0))
+    there = box_around(where, 8)  # what the gradients look at
+    near = scene[there].astype(np.float32) / 255
+    blur = np.sqrt(max(_softness(near, where[there]) ** 2 - _softness(straight, _eroded(solid)) ** 2, 0.0))
     return _blurred(result, strength * min(float(blur), 2.0))
 
 

@@ -174,6 +174,13 @@ def picture_from_array(
     return Picture(rgb, alpha.astype(np.float32) / np.float32(255))
 
 
+def box_around(mask: NDArray[np.bool_] | NDArray[np.floating], margin: int) -> tuple[slice, slice]:
+    """Rows and columns of what is not zero in a mask `(H, W)`, and `margin` pixels around; it must not be empty."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    top, left = (max(0, int(first[0]) - margin) for first in (rows, columns))
+    return slice(top, int(rows[-1]) + 1 + margin), slice(left, int(columns[-1]) + 1 + margin)
+
+
 def save_png(path: str | os.PathLike[str], array: NDArray[np.uint8] | NDArray[np.floating]) -> None:
     """Writes a PNG; the file appears whole or not at all.
 

@@ -17,6 +17,7 @@ from shared.skeleton import L_ELBOW, L_WRIST, NOSE, R_ELBOW, R_WRIST
 from .body import complete, seen_from_behind, torso_length
 from .colours import bins_of, likelier
 from .grid import pixel_grid, smoothstep
+from .images import box_around
 from .parts import arm_cover, arm_distances
 
 
@@ -166,7 +167,7 @@ def arms_apart(
     """
     size = min(_BEHIND_SIZE, straight.shape[0])
     whole = resized(straight, size)
-    here = _box(whole[..., 3], size // 12)
+    here = box_around(whole[..., 3], size // 12)
     small = whole[here]
 
     def planes(of: Tensor) -> NDArray[np.float32]:
@@ -200,13 +201,6 @@ def arms_apart(
     bare, armed = (joined(whole[..., :3], np.zeros_like(whole[..., 3])) for _ in range(2))
     bare[here], armed[here] = joined(behind, gone), joined(own, masks.around)
     return bare, armed
-
-
-def _box(matte: NDArray[np.float32], margin: int) -> tuple[slice, slice]:
-    """Rows and columns of a person and a margin around."""
-    rows, columns = (np.flatnonzero(matte.any(axis)) for axis in (1, 0))
-    top, left = (max(0, int(first) - margin) for first in (rows[0], columns[0]))
-    return slice(top, int(rows[-1]) + 1 + margin), slice(left, int(columns[-1]) + 1 + margin)
 
 
 def _step(x: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:

@@ -258,7 +258,9 @@ def test_what_an_arm_hides_of_a_face_is_painted() -> None:
         layer = over_grey(transfer.pose(actor, skeleton(pose)), matte.shape)
         face = layer[36:48, 94:112]
         assert (face[..., 1] > face[..., 0]).mean() < 0.05, "the sleeve is still there"
-        np.testing.assert_allclose(layer[24:44, 74:81], 0.5, atol=0.1)  # nor does the hand stand off the cheek
+        np.testing.assert_allclose(
+            layer[24:44, 74:81], 0.5, atol=0.1
+        )  # nor does the hand stand off the cheek
 
 
 def test_the_critic_sees_the_face(tmp_path: Path) -> None:
