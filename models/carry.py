@@ -192,7 +192,7 @@ def render(
     other = None
     if other_side and prediction is not None:
         matte = torch.from_numpy(resized(photo.straight[..., 3], photo.owned.shape[-1]))
-        other = _OtherSide.of(maps, prediction, matte, photo.hands)
+        other = _StandIns.of(maps, prediction, matte, photo.hands)
     pixels = occupied(maps, photo.straight[..., 3], outline, head, changed, edge, size)
     for chunk in chunks(pixels):
         at = centres(chunk, size)
@@ -244,14 +244,16 @@ def render(
             # the network's outline. All of a head is the photo's, if that is turned as it should be; a second one that
             # the network would draw beside it is none.
             inside, hair = smooth(outline, at[0])[0], hat * share[1]
+            stands_off = (_HAIR * hair).clamp_min(_STANDS_OFF)
             if spot is not None:
                 # An arm before it reaches beyond its outline, but does not cut it.
                 arm, here = share[2:6, spot.pixels].sum(0), inside[spot.pixels]
                 of_both = head_inside + arm * (here - head_inside).clamp_min(0)
                 inside[spot.pixels] += spot.counts * (of_both - here)
-                # What stands off there may be the hand that lay before it.
-                hair[spot.pixels] *= 1 - spot.counts
-            beyond = inside + (_HAIR * hair).clamp_min(_STANDS_OFF)
+                # Its outline knows this actor's hair; the matte, carried there, says where the ellipsoid ends, or the
+                # hand that lay before it.
+                stands_off[spot.pixels] *= 1 - spot.counts * share[1, spot.pixels]
+            beyond = inside + stands_off
             # The parts' own alpha is no finer than their ownership; at the matte's edge the matte itself is read.
             there = matte_there.minimum(2 * part_alpha.amax(0))
             alpha = there.minimum(0.5 + beyond / edge)
@@ -293,16 +295,16 @@ class _Limbs(NamedTuple):
     replaces: Tensor  # (N,), how far it stands in for what the photo lacks of their own
 
 
-class _OtherSide:
-    """Hands and feet of one person as the photo's other side has them (`PartMaps.other_side`).
+class _StandIns:
+    """What stands in for hands and feet of one person that the photo lacks.
 
-    A foot that the photo cuts off, or hides behind somebody, is the other foot, and so is a hand in a pocket: there
-    would be only cloth. Where both hands are in pockets they are painted, in the tone of the face. `replaces`
-    `(1, 1, 64, 64)` is how far all this does so.
+    A foot that it cuts off, or hides behind somebody, is the other foot (`PartMaps.other_side`), and so is a hand in a
+    pocket: there would be only cloth. Where both hands are in pockets they are painted, in the tone of the face.
+    `replaces` `(1, 1, 64, 64)` is how far there is something.
     """
 
     @classmethod
-    def of(cls, maps: PartMaps, prediction: Prediction, matte: Tensor, hands: Hands) -> _OtherSide | None:
+    def of(cls, maps: PartMaps, prediction: Prediction, matte: Tensor, hands: Hands) -> _StandIns | None:
         """None where the photo shows every hand and foot that is asked for.
 
         Args:

@@ -392,7 +392,7 @@ def test_an_arm_that_nobody_knows_of_takes_nothing_of_a_head(yaw: int) -> None:
     target = turned_head(person, neck, hips, float(body.torso), math.radians(yaw))
     transfer = MotionTransfer()
     layer = transfer.pose(transfer.analyse(rgb, matte, person), target, draft=True)
-    head = layer.rgba[20 - layer.y : 56 - layer.y, 88 - layer.x : 112 - layer.x, 3]
+    head = layer.rgba[24 - layer.y : 56 - layer.y, 91 - layer.x : 109 - layer.x, 3]
     assert head.mean() > 0.98
 
 
