@@ -326,6 +326,27 @@ def test_a_head_that_turns_a_little_is_opaque() -> None:
         assert layer.rgba[y - 40 : y + 10, x - 10 : x + 10, 3].min() > 0.99, f"turned by {yaw} degrees"
 
 
+@pytest.mark.parametrize("yaw", [30, -30, 60])
+def test_a_head_that_turns_is_no_taller(yaw: int) -> None:
+    pipeline = Pipeline()
+    actor = pipeline.find_actor(load_picture(DEMO_ACTOR))
+    person = actor.skeleton
+    analysed = pipeline.motion.analyse(actor.rgb, pipeline.cut_out(actor), person)
+    body = complete(*tensors(person))
+    neck, hips, torso = (
+        body.xy[0, NECK].numpy(),
+        body.xy[0, [R_HIP, L_HIP]].mean(0).numpy(),
+        float(body.torso),
+    )
+    left, right = (int(neck[0] + 0.35 * side * torso) for side in (-1, 1))
+    crowns = []
+    for pose in (person, turned_head(person, neck, hips, torso, math.radians(yaw))):
+        layer = pipeline.motion.pose(analysed, pose, draft=True)
+        head = layer.rgba[:, left - layer.x : right - layer.x, 3] > 0.5
+        crowns.append((neck[1] - layer.y - np.flatnonzero(head.any(1))[0]) / torso)
+    assert crowns[1] == pytest.approx(crowns[0], abs=0.02), "torsos above the neck"
+
+
 @pytest.mark.parametrize("top", [6, 10])
 def test_a_hat_is_as_tall_when_the_head_turns(top: int) -> None:
     rgb, matte = picture()
