@@ -190,8 +190,9 @@ def test_a_mistyped_command_is_explained() -> None:
 def test_a_raised_limit_lets_larger_pictures_in(photos: Path, tmp_path: Path) -> None:
     scene = Image.open(photos / "ccby_000000442450.jpg").resize((9600, 7200))  # 69 megapixels
     scene.save(tmp_path / "large.jpg", quality=80)
-    arguments = ("insert", "--scene", tmp_path / "large.jpg", "--actor", photos / "ccby_000000234748.jpg")
-    line = refused(*arguments, "--out", tmp_path / "out.png")
-    assert "over the limit of 64" in line
-    done = walkon(*arguments, "--out", tmp_path / "out.png", "--max-megapixels", 70)
+    insert = ("insert", "--scene", tmp_path / "large.jpg", "--actor", photos / "ccby_000000234748.jpg")
+    for arguments in (("detect", tmp_path / "large.jpg"), (*insert, "--out", tmp_path / "out.png")):
+        assert "over the limit of 64" in refused(*arguments)
+    done = walkon("detect", tmp_path / "large.jpg", "--max-megapixels", 70)
     assert done.returncode == 0, done.stderr
+    assert "2 people" in done.stdout
