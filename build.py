@@ -851,9 +851,7 @@ def test(
         print(
             f"  {'ok    ' if result.passed else 'FAILED'} {result.seconds:6.1f} s  {result.title:30s} {result.note}"
         )
-        for (
-            fault
-        ) in result.faults:  # here too: whoever reads the end of a long log alone has to learn of them
+        for fault in result.faults:  # whoever reads but the end of a long log learns of them
             print(f"            {fault}")
     tally = {
         key: sum(result.tests.get(key, 0) for result in results) for key in ("passed", "failed", "skipped")

@@ -317,26 +317,27 @@ class _StandIns:
         share = prediction.share * inside
         # Near its pocket a hand stays in it.
         hidden = F.pad(hands.hidden * maps.hands_away()[0, :, None, None], (0, 0, 0, 0, 0, 2))[:, None]
-        shown = F.avg_pool2d(matte[None, None], _ROUGH) * (1 - hidden)
+        rough = F.avg_pool2d(matte[None, None], _ROUGH) * (1 - hidden)
         ends = share[0, _ENDS].flatten(1)
-        lacks = ends * (1 - _there(shown, maps.on_grid(size)[0][0]))
+        lacks = ends * (1 - _there(rough, maps.on_grid(size)[0][0]))
         if not bool((lacks.sum(1) > _LACKS * ends.sum(1)).any()):
             return None
-        return cls(maps, share, matte, hands, hidden, lacks, prediction.normals)
+        return cls(maps, share, matte, rough, lacks, hands, hidden, prediction.normals)
 
     def __init__(
         self,
         maps: PartMaps,
         share: Tensor,
         matte: Tensor,
+        rough: Tensor,
+        lacks: Tensor,
         hands: Hands,
         hidden: Tensor,
-        lacks: Tensor,
         normals: Tensor,
     ) -> None:
         size = share.shape[-1]
         self._source, self._maps, self._hidden = maps, maps.other_side(share, matte[None, None]), hidden
-        self._rough = F.avg_pool2d(matte[None, None], _ROUGH) * (1 - hidden)
+        self._rough = rough
         self._own = owned(self._maps, matte)
         here, there = (of.on_grid(size)[0][0] for of in (maps, self._maps))
         # Nor is the other hand any help in its pocket.

@@ -105,13 +105,8 @@ def _sample(rgb: Floats | Bytes, within: NDArray[np.bool_] | None = None) -> Flo
 
     Few are copied: scenes may have a hundred megapixels.
     """
-    pixels = rgb.reshape(-1, 3)
-    if within is not None:
-        chosen = np.flatnonzero(within)
-        pixels = pixels[chosen[:: max(1, len(chosen) // _SAMPLES)]]
-    else:
-        pixels = pixels[:: max(1, len(pixels) // _SAMPLES)]
-    some = pixels.astype(np.float32)
+    chosen = range(rgb.shape[0] * rgb.shape[1]) if within is None else np.flatnonzero(within)
+    some = rgb.reshape(-1, 3)[np.asarray(chosen[:: max(1, len(chosen) // _SAMPLES)])].astype(np.float32)
     return to_oklab(some / 255 if rgb.dtype == np.uint8 else some)
 
 

@@ -184,7 +184,8 @@ class Head(nn.Module):
         """Predicts the head of the target pose.
 
         Args:
-            source (`(B, 4, 96, 96)` float32): premultiplied RGBA of the photo in its head frame, 0..1.
+            source (`(B, 4, 96, 96)` float32): premultiplied RGBA of the photo in its head frame, 0..1; 0 where an
+                arm is known to lie before the head.
             source_xy, target_xy (`(B, 18, 2)` float32): joints, each in its own head frame.
             source_known, target_known (`(B, 18)` bool).
             skin (`(B, 4)` float32): the colour of bare skin, and 1; all 0 where none is known. It counts of heads that

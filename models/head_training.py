@@ -130,9 +130,9 @@ def _covered(source: Tensor, skin: Tensor) -> Covered:
     middle, low = (of[:, :3] / of[:, 3:].clamp_min(0.05) for of in (means[:, :, 1, 1], means[:, :, 2, 1]))
     own = torch.where(skin[:, 3:] > 0, skin[:, :3], middle)
     light = (0.15 * torch.randn(len(source), 1) + 0.04 * torch.randn(len(source), 3)).exp()
-    bare = (torch.rand(len(source), 1) < 0.3).float()
+    bare = torch.rand(len(source), 1) < 0.3
     own = (own * light).clamp(0, 1)
-    arms = raised_arms(own, low.roll(1, 0) + bare * (own - low.roll(1, 0)), size)
+    arms = raised_arms(own, torch.where(bare, own, low.roll(1, 0)), size)
     some = (torch.rand(len(source), 1, 1, 1) < 1 / 3).float()
     hidden = arms.picture[:, 3:] * some
     return Covered(source * (1 - hidden) + arms.picture * some, hidden, arms.known * some)

@@ -64,6 +64,7 @@ def hands_of(photo: NDArray[np.float32], xy: Tensor, known: Tensor) -> Hands:
     radius = 0.12 * size * float(torso_length(xy, known)[0])
 
     def around(elbow: int, wrist: int, wide: float, off: float, long: float) -> NDArray[np.uint8]:
+        """A bar that begins `off` forearms beyond the wrist; its half-width and length are in pixels."""
         place = np.zeros((size, size), np.uint8)
         if known[0, elbow] and known[0, wrist]:
             along = xy[0, wrist] - xy[0, elbow]
@@ -84,17 +85,17 @@ def hands_of(photo: NDArray[np.float32], xy: Tensor, known: Tensor) -> Hands:
     areas = [(around(*arm, radius, 0.3, 0.0) > 0) & inside for arm in arms]
     colour, body = colour_of(areas[0] | areas[1]), complete(xy, known)
     face = _disc(size, body.head[0], 0.1 * float(body.torso)) & inside & bool(known[0, NOSE])
-    clothes = inside & ~_disc(size, body.head[0], 0.4 * float(body.torso))
-    clothes &= resized(arm_distances(body, _HANDS_SIZE)[0].amin(0).numpy(), size) > 1.3
     hidden = torch.zeros(2, _HANDS_SIZE, _HANDS_SIZE)
     for side, (area, other) in enumerate((areas, areas[::-1])):  # left, right
         if area.sum() <= _FEW or bare[area].mean() > 0.1:
             continue
         like = next((of for of in (other, face) if of.sum() > _FEW and bare[of].mean() >= 0.6), None)
-        # A glove, or what the hand holds, looks like neither bare skin nor the clothes.
         if like is None:
             continue
         bins = bins_of(rgb)
+        clothes = inside & ~_disc(size, body.head[0], 0.4 * float(body.torso))
+        clothes &= resized(arm_distances(body, _HANDS_SIZE)[0].amin(0).numpy(), size) > 1.3
+        # A glove, or what the hand holds, looks like neither bare skin nor the clothes.
         if likelier(bins[like], bins[clothes])[bins[area]].mean() < -2:
             # And beyond: the arm may point away from us and be drawn longer in another pose.
             place = around(*arms[side], 1.3 * radius, 0.1, 3 * radius).astype(np.float32)

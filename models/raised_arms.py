@@ -20,9 +20,7 @@ class Raised(NamedTuple):
     """An arm before each head."""
 
     picture: Tensor  # (B, 4, n, n), premultiplied, of the arm alone
-    known: (
-        Tensor  # (B, 1, n, n), where somebody who knows elbow and wrist alone would take the arm to be, 0..1
-    )
+    known: Tensor  # (B, 1, n, n), what elbow and wrist alone tell of where it is, 0..1
 
 
 def raised_arms(skin: Tensor, sleeve: Tensor, size: int) -> Raised:

@@ -38,8 +38,8 @@ from .retouch import Retouch, paint_over, planes_of
 _TORSO_METRES = 0.5
 """Neck to mid-hip of a grown-up: what a torso is taken for where metres are asked for."""
 _FINER = 1.3
-"""How much finer than the layer a photo is kept: read at places between its pixels, it would lose a seventh of its
-gradients' energy."""
+"""How much finer than the layer a photo is kept: read at places between its pixels, a fine
+weave would lose half of its gradients' energy."""
 
 
 @dataclass(frozen=True)
