@@ -27,6 +27,9 @@ SOLE = 0.07
 CROWN = 0.2
 """Statures from the middle of the face up to the top of the head."""
 
+TALL = 1.34
+"""Statures (neck to ankles) from the soles to the crown: 0.07 below the ankles and a head of 0.18 about the face."""
+
 _HIPS, _HEAD = NUM_JOINTS, NUM_JOINTS + 1  # the two points that `_points` adds
 _PARTS = (
     (_HEAD, _HEAD, 0.12), (1, _HIPS, 0.12), (1, _HEAD, 0.05), (2, 3, 0.05), (3, 4, 0.04), (5, 6, 0.05), (6, 7, 0.04),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models import anatomy
 from models.finish import linear
-from models.judgement import figures
+from models.judgement import TALL, figures
 from shared.skeleton import L_ANKLE, LIMBS, R_ANKLE, Skeleton
 
 Floats = NDArray[np.floating[Any]]
@@ -49,6 +49,10 @@ _SMALLEST = 40.0
 """Pixels of stature below which nothing can be read off a shadow."""
 _FLATTEST, _SOFT = 0.05, 0.008
 """Thickness of a shadow that falls straight to the side, as bodies have one; blur of its outline, in statures."""
+_DEEP = 0.025
+"""Statures by which a body's depth, seen along the ground, thickens its shadow."""
+_ROWS = 4
+"""Per pixel of a shadow: thrown flat, ten rows of a body may fall on one."""
 _BETWEEN = 1.25
 """Picture programs lay layers over sRGB values, where black of alpha `a` leaves (1 - a) ** 2.2 of the light, Blender
 over linear ones, where it leaves 1 - a: with a power between both, neither is far from what is measured."""
@@ -120,7 +124,9 @@ def find(scene: NDArray[np.uint8], context: Sequence[Skeleton]) -> Sun | None:
     people = np.isfinite(spread).sum(0)
     agree = (spread > _DARK).sum(0)
     votes = np.nan_to_num(spread).sum(0) / np.maximum(people, 1) * (agree >= _TOGETHER * people)
-    best = int(np.argmax(votes))
+    # The rays beside the middle of a broad shadow are as dark as that, but leave it sooner.
+    total = np.sum([ray.total for ray in rays], axis=0)
+    best = int(np.argmax(np.where(votes > 0.95 * votes.max(), total, -1.0)))
     if not votes[best] > _DARK:
         return None
     # The clearest shadow gives the numbers.
@@ -137,7 +143,7 @@ def find(scene: NDArray[np.uint8], context: Sequence[Skeleton]) -> Sun | None:
     alone = dark > _ALONE and length > _ALONE_LENGTH and not (ray.strip[elsewhere] > dark / 2).any()
     if agree[best] < 2 and not alone:
         return None
-    across, down = ray.end[angle].tolist()
+    across, down = (ray.end[angle] / TALL).tolist()
     return Sun(across, down, dark, float(ray.light[angle]))
 
 
@@ -230,8 +236,10 @@ def shade(
     # A point `p` throws its shadow to `(p.x + across * height, ground + down * height)`.
     down = sun.down if abs(sun.down) > _FLATTEST else float(np.copysign(_FLATTEST, sun.down))
     to_shadow = np.array([[1, -sun.across, sun.across * ground], [0, -down, ground * (1 + down)]])
-    thrown = cv2.warpAffine(upper, to_shadow, size)
-    thrown = cv2.GaussianBlur(thrown, (0, 0), sigma)
+    fine = np.array([[1.0], [_ROWS]]) * to_shadow
+    thrown = cv2.warpAffine(upper, fine, (size[0], _ROWS * size[1]))
+    thrown = cv2.dilate(thrown, np.ones((1 + round(_ROWS * _DEEP * stature), 1), np.uint8))
+    thrown = cv2.GaussianBlur(cv2.resize(thrown, size, interpolation=cv2.INTER_AREA), (0, 0), sigma)
     if thrown.max() < 0.02:
         return np.zeros_like(body)
     corner = np.array([[1.0, 0.0, -place[0]], [0.0, 1.0, -place[1]]])

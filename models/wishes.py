@@ -10,16 +10,13 @@ from numpy.typing import NDArray
 
 from models import anatomy
 from models.anatomy import Anatomy
-from models.judgement import SOLE, Figures, Scene, figures
+from models.judgement import SOLE, TALL, Figures, Scene, figures
 from shared.errors import BadInput, NoCandidate
 from shared.skeleton import MIRROR, Skeleton
 from shared.where import Facing, Where
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-TALL = 1.34
-"""Statures (neck to ankles) from the soles to the crown: 0.07 below the ankles and a head of 0.18 about the face."""
 
 TURNED = 0.035
 """Statures by which the nose is beside the ears of a head that is turned some 30 degrees."""

@@ -65,10 +65,10 @@ def test_feet_lie_in_the_box_and_on_the_ground(placement: Placement) -> None:
 def test_height_is_kept_and_chooses_the_place(placement: Placement, height: float) -> None:
     found = placement.place(row(), SIZE, 4, where=Where(height=height))
     for candidate in found:
-        assert stature_of(candidate.skeleton) * wishes.TALL == pytest.approx(height, rel=0.01)
+        assert stature_of(candidate.skeleton) * judgement.TALL == pytest.approx(height, rel=0.01)
         # On that ground larger people stand lower in the frame.
         assert ground_of(candidate.skeleton)[1] == pytest.approx(
-            600 + (height / wishes.TALL - 300) / 0.75, abs=40
+            600 + (height / judgement.TALL - 300) / 0.75, abs=40
         )
         assert not candidate.warning
 
@@ -85,7 +85,7 @@ def test_an_odd_height_at_a_place_is_obeyed_with_a_warning(placement: Placement)
     found = placement.place(row(), SIZE, 2, where=Where(feet=(790, 620), height=620))
     for candidate in found:
         assert ground_of(candidate.skeleton) == pytest.approx((790, 620), abs=1)
-        assert stature_of(candidate.skeleton) * wishes.TALL == pytest.approx(620, rel=0.01)
+        assert stature_of(candidate.skeleton) * judgement.TALL == pytest.approx(620, rel=0.01)
         assert "height: people who stand there would be some 4" in candidate.warning
         assert candidate.warning.endswith("px tall, not 620")
 
