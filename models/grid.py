@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+
+_CHUNK = 1 << 17
 
 
 def pixel_grid(size: int) -> Tensor:
@@ -30,3 +36,22 @@ def smooth(planes: Tensor, points: Tensor) -> Tensor:
 def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
     t = ((x - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)
+
+
+def pixels_near(places: Tensor, size: int) -> NDArray[np.int64]:
+    """Flat indices, in order, of the pixels of a frame of that size at or beside `places` `(1, 1, n, n)` bool."""
+    near = F.max_pool2d(places.float(), 3, 1, 1)
+    return np.flatnonzero(F.interpolate(near, size=(size, size), mode="nearest").numpy())
+
+
+def chunks(pixels: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """A bounded number of pixels at a time, which bounds the memory of what is computed for each."""
+    for start in range(0, len(pixels), _CHUNK):
+        yield pixels[start : start + _CHUNK]
+
+
+def centres(pixels: NDArray[np.int64], size: int) -> Tensor:
+    """Where flat indices of a layer's pixels lie, `(1, M, 2)` in frame coordinates."""
+    return (
+        torch.from_numpy(np.stack([pixels % size, pixels // size], -1).astype(np.float32) + 0.5)[None] / size
+    )

@@ -370,7 +370,7 @@ def taken(choice: Tensor, mattes: tuple[Tensor, Tensor]) -> Taken:
 
 @dataclass(frozen=True)
 class TurnedHead:
-    """One head that turns, as models/carry.py reads it.
+    """One head that turns, as models/render.py reads it.
 
     Args:
         share (`float`): how much of it counts, 0..1: `turn`.

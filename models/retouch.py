@@ -24,8 +24,7 @@ from shared.skeleton import FACE, MIRROR
 
 from .blocks import Residual, ascend, block, descend, lay_out
 from .body import facial_spots
-from .carry import centres, chunks, pixels_near
-from .grid import smooth, smoothstep
+from .grid import centres, chunks, pixels_near, smooth, smoothstep
 from .motion import Prediction
 from .outline import outline_of
 from .parts import MIRRORED_PARTS, NUM_PARTS

@@ -23,7 +23,7 @@ from shared.skeleton import FACE, Skeleton
 
 from . import weights
 from .body import complete
-from .carry import Photo, clear_specks, edge_width, own_head, owned, passes_of, render
+from .carry import Photo, owned
 from .grid import pixel_grid, sample, smoothstep
 from .head import Head, TurnedHead, arms_before_head, cut, head_frames, turn
 from .head_pose import HeadMaps, head_pose
@@ -33,6 +33,7 @@ from .outline import outline_of, volume_of
 from .parts import PartMaps
 from .person import Frame, Person, crop, person_frame, tensors
 from .photo import Hands, arms_apart, hands_of, is_grey, joined, resized, spread_colours
+from .render import clear_specks, edge_width, own_head, passes_of, render
 from .retouch import Retouch, paint_over, planes_of
 
 _TORSO_METRES = 0.5

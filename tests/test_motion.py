@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from models import weights
 from models.body import complete, far_sides, seen_from_behind, torso_length
-from models.carry import occupied
 from models.grid import pixel_grid, sample
 from models.images import LUMA
 from models.motion import Motion
 from models.parts import MIRRORED_PARTS, PARTS, PartMaps, arm_distances
 from models.person import Frame, Person, crop, person_frame
 from models.photo import arm_masks, spread_colours
+from models.render import occupied
 from models.transfer import Analysed, MotionTransfer, missing_parts, with_carried_face
 from server.preview import paint
 from shared.errors import BadInput, MissingWeights, NoActor
