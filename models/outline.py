@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .grid import pixel_grid, sample, smoothstep
@@ -35,10 +36,7 @@ def outline_of(logits: Tensor) -> Tensor:
     )
     near = (logits / slope.clamp_min(_FLAT)).clamp(-2, 2)[0, 0].numpy()
     person = (logits[0, 0] > 0).to(torch.uint8).numpy()
-    inside, outside = (
-        cv2.distanceTransform(side, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for side in (person, 1 - person)
-    )
-    far = inside - outside
+    far = distances(person) - distances(1 - person)
     # It is of pixels: their steps would scallop an outline that is drawn at some distance.
     far = cv2.GaussianBlur(far - 0.5 * np.sign(far), (0, 0), 1.5)
     distance = near + np.clip(np.abs(far) - 1, 0, 1) * (far - near)
@@ -47,6 +45,13 @@ def outline_of(logits: Tensor) -> Tensor:
 
 
 _FLAT = 0.15
+
+
+def distances(mask: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """How many pixels each one `(h, w)` is from the nearest that is 0."""
+    # The last bit of OpenCV's depends on where in memory the mask lies; squares of distances are whole numbers.
+    squared = np.rint(cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) ** 2)
+    return np.sqrt(squared, dtype=np.float32)
 
 
 def volume_of(drawn: Tensor, matte: Tensor, counts: Tensor, pose: HeadPose) -> Tensor:

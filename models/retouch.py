@@ -26,7 +26,7 @@ from .blocks import Residual, ascend, block, descend, lay_out
 from .body import facial_spots
 from .grid import centres, chunks, pixels_near, smooth, smoothstep
 from .motion import Prediction
-from .outline import outline_of
+from .outline import distances, outline_of
 from .parts import MIRRORED_PARTS, NUM_PARTS
 from .photo import spread_colours
 
@@ -161,8 +161,8 @@ def _outline(alpha: NDArray[np.float32], logits: Tensor) -> Tensor:
     a gap along it: it is smoothed away. Far from the layer nothing is added.
     """
     smoothed = cv2.GaussianBlur(logits[0, 0].numpy(), (0, 0), 1.5)
-    away = cv2.distanceTransform((alpha < 0.5).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    away = cv2.GaussianBlur(away, (0, 0), 2)  # of pixels: their steps would show
+    far = distances((alpha < 0.5).astype(np.uint8))
+    away = cv2.GaussianBlur(far, (0, 0), 2)  # of pixels: their steps would show
     limit = torch.from_numpy((_GROWTH - away) / Retouch.SIZE)
     return outline_of(torch.from_numpy(smoothed)[None, None]).minimum(limit)
 

@@ -18,6 +18,7 @@ from models.body import complete, far_sides, seen_from_behind, torso_length
 from models.grid import pixel_grid, sample
 from models.images import LUMA
 from models.motion import Motion
+from models.outline import distances
 from models.parts import MIRRORED_PARTS, PARTS, PartMaps, arm_distances
 from models.person import Frame, Person, crop, person_frame
 from models.photo import arm_masks, spread_colours
@@ -755,6 +756,20 @@ def test_depth_and_normals_come_with_the_layer() -> None:
     assert not person.depth[~inside].any()
     assert not person.normals[~inside].any()
     assert transfer.pose(actor, skeleton(WALKING)).depth is None
+
+
+def test_distances_are_the_same_to_the_last_bit_wherever_a_mask_lies_in_memory() -> None:
+    rng = np.random.default_rng(0)
+    blobs = cv2.GaussianBlur(rng.normal(size=(96, 96)).astype(np.float32), (0, 0), 6)
+    mask = (blobs > 0.01).astype(np.uint8)
+    zeros, ones = np.argwhere(mask == 0), np.argwhere(mask == 1)
+    squared = np.zeros(mask.shape, np.float32)
+    squared[tuple(ones.T)] = np.square(ones[:, None] - zeros).sum(-1).min(1)
+    memory = np.zeros(mask.size + 64, np.uint8)
+    for offset in range(0, 64, 7):
+        moved = memory[offset : offset + mask.size].reshape(mask.shape)
+        moved[:] = mask
+        assert np.array_equal(distances(moved), np.sqrt(squared))
 
 
 def test_the_outline_of_the_mirror_image_is_the_outline_s_mirror_image() -> None:
