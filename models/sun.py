@@ -144,7 +144,7 @@ def find(scene: NDArray[np.uint8], context: Sequence[Skeleton]) -> Sun | None:
     if agree[best] < 2 and not alone:
         return None
     across, down = (ray.end[angle] / TALL).tolist()
-    return Sun(across, down, dark, float(ray.light[angle]))
+    return Sun(across, down, float(ray.dark[angle]), float(ray.light[angle]))
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,7 @@ class _Rays:
             it is no shadow.
         total: the same along all of it, summed.
         length: statures to where it is no longer half as dark; 0 where that is not seen.
+        dark: how much of the light it takes to there, at the median, where it is darkest across.
         light: luminance of the ground beside it.
         end: `(angles, 2)`, where it ends, in statures from the middle of the feet.
     """
@@ -163,6 +164,7 @@ class _Rays:
     strip: Floats
     total: Floats
     length: Floats
+    dark: Floats
     light: Floats
     end: Floats
 
@@ -197,12 +199,15 @@ def _rays(
     endless = _spread(((np.nan_to_num(strip) > _DARK) & (length == 0)).max(0).astype(np.float32)) > 0
     most = _spread(np.nan_to_num(strip).max(0))
     strip, length, lit = strip[best], length[best], _median(ground[best][:, :_BEGINNING])
+    # Its edges are half in the light, and so is what is seen between two legs.
+    darkest = 1 - levels[best][..., :3].min(-1) / np.maximum(ground[best], 1e-3)
+    dark = _median(np.where(length[:, None] > _RADII, darkest, np.nan))
     total = total[best].sum(-1)
     strip[(length < _SHORTEST) | (most > _DARKEST)] = 0.0
     strip[(lit < _NIGHT) | endless] = np.nan
     foot = middle + (0, _SOLES[1] * stature)
     ends = (starts[best[0]] - foot) / stature + length[:, None] * ray[:, 0, 0]
-    return _Rays(strip, total, length, lit, ends)
+    return _Rays(strip, total, length, dark, lit, ends)
 
 
 def shade(

@@ -44,6 +44,22 @@ def test_it_is_found_where_all_shadows_run_alike(way: tuple[float, float]) -> No
     assert sun.light == pytest.approx(lit, abs=0.02)
 
 
+def test_it_is_as_dark_as_the_middle_of_a_shadow_not_as_between_its_legs() -> None:
+    rgb = np.full((600, 900, 3), 170, np.uint8)
+    for person in PEOPLE:
+        height, ankles = feet_of(person)
+        way = np.array((0.9, 0.2)) * TALL * height
+        right, left = (np.array(ankle) + (0, 0.06 * height) for ankle in ankles)
+        hips = (right + left + way) / 2
+        for start, end, width in ((right, hips, 0.05), (left, hips, 0.05), (hips, hips + way / 2, 0.13)):
+            ends = [tuple(int(v) for v in np.round(at)) for at in (start, end)]
+            cv2.line(rgb, ends[0], ends[1], (90, 90, 90), round(width * height))
+    sun = find(cv2.GaussianBlur(rgb, (0, 0), 3), PEOPLE)
+    assert sun is not None
+    lit, dark = (((v / 255 + 0.055) / 1.055) ** 2.4 for v in (170, 90))
+    assert sun.dark == pytest.approx(1 - dark / lit, abs=0.03)
+
+
 def test_large_pictures_show_the_same() -> None:
     small = scene(PEOPLE, (0.9, 0.2))
     sun = find(small, PEOPLE)
