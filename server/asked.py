@@ -36,6 +36,10 @@ Generator = Annotated[str, typer.Option(help="Transfer: motion, limbs (no networ
 ActorPerson = Annotated[
     int | None, typer.Option(min=0, help="Which person of the actor photo; 0 is the largest.")
 ]
+PosePerson = Annotated[
+    int | None,
+    typer.Option(min=0, help="Which person of the pose's file, if it holds several; 0 is the first."),
+]
 
 
 def wishes(
@@ -88,11 +92,16 @@ def read_people(path: Path) -> list[Skeleton]:
     return people_from_json(_read(path), str(path))
 
 
-def read_pose(path: Path) -> Skeleton:
-    """The one skeleton of a file: OpenPose JSON with one person, or the `skeleton` of a report.
+def read_pose(path: Path, person: int | None = None, option: str | None = None) -> Skeleton:
+    """One skeleton of a file: OpenPose JSON, or the `skeleton` of a report.
+
+    Args:
+        path (`Path`): the file.
+        person (`int`, *optional*): which one; must be said of a file that holds several.
+        option (`str`, *optional*): the command line's, by which it is said.
 
     Raises:
-        BadInput: unreadable, or not one person.
+        BadInput: unreadable, not so many people, or several and none is chosen.
     """
     data = _read(path)
     try:
@@ -102,16 +111,23 @@ def read_pose(path: Path) -> Skeleton:
     if isinstance(bare, dict) and isinstance(bare.get("pose_keypoints_2d"), list):
         data = msgspec.json.encode({"people": [bare]})
     people = people_from_json(data, str(path))
-    if len(people) != 1:
+    hint = "Give the pose of one person"
+    if option is not None and len(people) > 1:
+        hint += f", or say which with {option}, 0 to {len(people) - 1}"
+    if person is None and len(people) != 1:
+        raise BadInput(f"{path}: holds {len(people)} people, not one", hint, str(path))
+    if person is not None and person >= len(people):
         raise BadInput(
-            f"{path}: holds {len(people)} people, not one", "Give the pose of one person", str(path)
+            f"{path}: person {person} was asked for, and it holds {len(people)} (numbered from 0)",
+            hint,
+            str(path),
         )
-    (person,) = people
-    if not person.visible.any():
+    chosen = people[person or 0]
+    if not chosen.visible.any():
         raise BadInput(
             f"{path}: no joint of the person is visible", "Give at least shoulders and hips", str(path)
         )
-    return Skeleton(person.xy, person.visible, person.score)
+    return Skeleton(chosen.xy, chosen.visible, chosen.score)
 
 
 def _read(path: Path) -> bytes:

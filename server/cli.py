@@ -19,6 +19,7 @@ from server.asked import (
     Height,
     Like,
     Network,
+    PosePerson,
     Stance,
     frame_size,
     read_people,
@@ -121,8 +122,9 @@ def insert(
     report: Annotated[Path | None, typer.Option(help="Write what was done and where, as JSON.")] = None,
     pose: Annotated[
         Path | None,
-        typer.Option(help="OpenPose JSON of one person, in pixels of the scene: the pose wanted."),
+        typer.Option(help="OpenPose JSON, in pixels of the scene: the pose wanted."),
     ] = None,
+    pose_person: PosePerson = None,
     at: At = None,
     box: Box = None,
     height: Height = None,
@@ -151,8 +153,10 @@ def insert(
     from shared import messages
 
     _check_outputs(out, layer, report)
+    if pose is None and pose_person is not None:
+        raise BadInput("--pose-person: no pose is given", "Give its file with --pose", "pose_person")
     request = messages.Insert(
-        skeleton=None if pose is None else read_pose(pose).to_openpose(),
+        skeleton=None if pose is None else read_pose(pose, pose_person, "--pose-person").to_openpose(),
         where=wishes(at, box, height, stance, facing, like),
         seed=seed,
         candidates=candidates,
@@ -245,9 +249,7 @@ def place(
 @app.command()
 def transfer(
     actor: Annotated[Path, typer.Option(help="A photo of the person.")],
-    pose: Annotated[
-        Path, typer.Option(help="OpenPose JSON of one person, in pixels of the scene: the pose wanted.")
-    ],
+    pose: Annotated[Path, typer.Option(help="OpenPose JSON, in pixels of the scene: the pose wanted.")],
     out: Annotated[Path, typer.Option(help="The person alone, a PNG with alpha.")],
     report: Annotated[Path | None, typer.Option(help="Write where it lies, and by what, as JSON.")] = None,
     passes: Annotated[
@@ -256,6 +258,7 @@ def transfer(
             help="Folder for depth.tif (metres, 32-bit float) and normals.png (x right, y up, z to the camera)."
         ),
     ] = None,
+    pose_person: PosePerson = None,
     actor_person: ActorPerson = None,
     generator: Generator = "motion",
     max_megapixels: MaxMegapixels = 64.0,
@@ -271,7 +274,10 @@ def transfer(
 
     _check_outputs(out, report, None if passes is None else passes / "depth.tif")
     request = messages.Transfer(
-        read_pose(pose).to_openpose(), actor_person, generator, passes=passes is not None
+        read_pose(pose, pose_person, "--pose-person").to_openpose(),
+        actor_person,
+        generator,
+        passes=passes is not None,
     )
     done, (rgba, *more) = _do(request, [load_picture(actor, max_megapixels)], server, connection_file)
     assert isinstance(done, messages.Transferred)

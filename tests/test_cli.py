@@ -172,6 +172,7 @@ def test_bad_input_names_file_reason_and_way_out(photos: Path, empty_picture: Pa
     assert "over the limit of 0.1" in insert("--max-megapixels", 0.1)
     assert "actor: no person was found in the photo" in insert(actor=empty_picture)
     assert "actor: person 50 was asked for, and the photo has" in insert("--actor-person", 50)
+    assert "--pose-person: no pose is given. Give its file with --pose" in insert("--pose-person", 0)
     assert "--at: '3;4' is not X,Y" in insert("--at", "3;4")
     assert "feet: 9000,5 lies outside the scene" in insert("--at", "9000,5")
     assert "is not OpenPose JSON" in insert("--pose", text)

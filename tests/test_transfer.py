@@ -200,6 +200,19 @@ def test_missing_joints_are_normal(pipeline, photo, person):
     assert rgba[..., 3].max() == 255
 
 
+def test_which_person_of_a_pose_file(photo, pose, person, tmp_path):
+    path, out, alone = tmp_path / "both.json", tmp_path / "out.png", tmp_path / "alone.png"
+    path.write_bytes(people_to_json([person.transformed(0.5, (300.0, 0.0)), person]))
+    transfer(photo, path, out, "--pose-person", 1)
+    pose.write_bytes(people_to_json([person]))
+    transfer(photo, pose, alone)
+    assert out.read_bytes() == alone.read_bytes()
+    with pytest.raises(BadInput, match=r"holds 2 people, not one.*or say which with --pose-person, 0 to 1"):
+        transfer(photo, path, out)
+    with pytest.raises(BadInput, match=r"person 2 was asked for, and it holds 2 \(numbered from 0\)"):
+        transfer(photo, path, out, "--pose-person", 2)
+
+
 def test_pose_files_that_are_none(photo, person, tmp_path):
     out, path = tmp_path / "out.png", tmp_path / "pose.json"
     two = people_to_json([person, person])
