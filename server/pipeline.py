@@ -25,6 +25,7 @@ from models.weights import sha256
 from server.poses import (
     check_pose,
     lacking,
+    left_out,
     missing_pairs,
     standing_at,
     turned_away,
@@ -648,7 +649,12 @@ class Pipeline:
             layer.x,
             layer.y,
             layer.scale,
-            warnings=[*who.warnings, *lacking(who.skeleton, target), *self.reduced(request.generator)],
+            warnings=[
+                *who.warnings,
+                *left_out(who.skeleton, wanted),
+                *lacking(who.skeleton, target),
+                *self.reduced(request.generator),
+            ],
             seconds=clock.seconds,
             versions=versions(),
             weights=self.weights(request.generator),

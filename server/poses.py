@@ -7,15 +7,20 @@ import numpy as np
 
 from shared.errors import BadInput
 from shared.skeleton import (
+    JOINTS,
     L_ANKLE,
+    L_ELBOW,
     L_HIP,
     L_KNEE,
     L_SHOULDER,
+    L_WRIST,
     NUM_JOINTS,
     R_ANKLE,
+    R_ELBOW,
     R_HIP,
     R_KNEE,
     R_SHOULDER,
+    R_WRIST,
     Skeleton,
 )
 from shared.where import Where
@@ -24,6 +29,7 @@ _MIN_JOINTS = 6  # known joints of a pose: fewer are no pose but a slip
 _MAX_ENLARGEMENT = 16.0  # of the person over the photo: beyond it the scale is a slip and the layer a blur
 
 
+_ENDS = (R_ELBOW, R_WRIST, L_ELBOW, L_WRIST, R_KNEE, R_ANKLE, L_KNEE, L_ANKLE)
 _PAIRS = {
     "shoulders": (R_SHOULDER, L_SHOULDER),
     "hips": (R_HIP, L_HIP),
@@ -90,6 +96,14 @@ def lacking(source: Skeleton, target: Skeleton) -> list[str]:
         f"The pose shows the {part}, and the actor photo does not; that part is left out or made up"
         for part in missing_parts(source, target)
     ]
+
+
+def left_out(source: Skeleton, wanted: Skeleton) -> list[str]:
+    """A warning where a pose lacks joints that the photo shows: a limb ends short of them, as if cut off."""
+    lost = [JOINTS[j].replace("_", " ") for j in _ENDS if source.visible[j] and not wanted.visible[j]]
+    if not lost:
+        return []
+    return [f"The pose does not say where these are: {', '.join(lost)}; no limb is drawn to or from there"]
 
 
 def standing_at(skeleton: Skeleton, at: tuple[float, float]) -> Skeleton:

@@ -17,7 +17,7 @@ from server.cli import app
 from server.pipeline import Pipeline, _own_colors, _passes
 from shared import messages
 from shared.errors import BadImage, BadInput, NoActor, PartialActor, WalkOnError
-from shared.skeleton import L_KNEE, NUM_JOINTS, R_KNEE, Skeleton, people_to_json
+from shared.skeleton import L_KNEE, L_WRIST, NOSE, NUM_JOINTS, R_KNEE, Skeleton, people_to_json
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +211,20 @@ def test_which_person_of_a_pose_file(photo, pose, person, tmp_path):
         transfer(photo, path, out)
     with pytest.raises(BadInput, match=r"person 2 was asked for, and it holds 2 \(numbered from 0\)"):
         transfer(photo, path, out, "--pose-person", 2)
+
+
+def test_a_pose_that_lacks_an_end_is_told(pipeline, photo, person):
+    def warnings(lost: list[int]) -> list[str]:
+        visible = person.visible.copy()
+        visible[lost] = False
+        request = messages.Transfer(Skeleton(person.xy, visible).to_openpose())
+        done, _ = pipeline.run(request, [load_picture(photo).rgb])
+        return [said for said in done.warnings if said.startswith("The pose does not say")]
+
+    assert warnings([]) == warnings([NOSE]) == []
+    assert warnings([R_KNEE, L_WRIST]) == [
+        "The pose does not say where these are: left wrist, right knee; no limb is drawn to or from there"
+    ]
 
 
 def test_pose_files_that_are_none(photo, person, tmp_path):
