@@ -4,6 +4,7 @@ it is where arms hide it."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import cv2
@@ -17,7 +18,7 @@ from shared.skeleton import L_ELBOW, L_WRIST, NOSE, R_ELBOW, R_WRIST
 from .body import complete, seen_from_behind, torso_length
 from .colours import bins_of, likelier
 from .grid import pixel_grid, smoothstep
-from .images import box_around
+from .images import LUMA, box_around
 from .parts import arm_cover, arm_distances
 
 
@@ -186,6 +187,8 @@ def arms_apart(
     behind = rgb.copy()
     for place in (torso, legs):
         around = spread_colours(rgb, free * place)
+        shown = _step(free * place, 0.5, 0.9)
+        around = around + ((1 - shown) * _texture(around, shown))[..., None]
         behind += place[..., None] * (around - rgb)
     x, y = (plane * size - 0.5 - here[axis].start for plane, axis in zip(mirror, (1, 0), strict=True))
     other = cv2.remap(joined(rgb, free * torso), x, y, cv2.INTER_LINEAR)
@@ -202,6 +205,41 @@ def arms_apart(
     bare, armed = (joined(whole[..., :3], np.zeros_like(whole[..., 3])) for _ in range(2))
     bare[here], armed[here] = joined(behind, gone), joined(own, masks.around)
     return bare, armed
+
+
+def _texture(rgb: NDArray[np.float32], shown: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Random lightness `(h, w)`, as uneven in each octave as what is shown around: of cloth that is made up the weave.
+
+    Args:
+        rgb (`(h, w, 3)` float32): colours, those that are not shown continued smoothly.
+        shown (`(h, w)` float32): 1 where they are the photo's.
+    """
+    noise = np.random.default_rng(0).standard_normal(shown.shape).astype(np.float32)
+    # The outlines of what is shown are no weave.
+    inside = np.asarray(cv2.erode(shown, np.ones((5, 5), np.uint8)), np.float32)
+    size = tuple(max(1, side // _COARSE) for side in shown.shape[::-1])
+
+    def around(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+        coarse = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
+        blurred = np.asarray(cv2.GaussianBlur(coarse, (0, 0), max(size) / 12), np.float32)
+        return _enlarged(blurred, shown.shape)
+
+    weight = around(inside) + 1e-4
+    texture = np.zeros_like(shown)
+    for band, like in zip(_octaves(rgb @ LUMA), _octaves(noise), strict=True):
+        # Squares of mean roots: folds and seams, which are few, count for little.
+        typical = (around(np.sqrt(np.abs(band)) * inside) / weight) ** 2
+        texture += like / like.std() * typical
+    return texture
+
+
+def _octaves(plane: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    blurred = [plane, *(cv2.GaussianBlur(plane, (0, 0), sigma) for sigma in (1.0, 2.0, 4.0))]
+    return [np.asarray(fine - coarse) for fine, coarse in pairwise(blurred)]
+
+
+_COARSE = 8
+"""How much smaller it is worked out how uneven what is shown is."""
 
 
 def _step(x: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:

@@ -527,6 +527,27 @@ def test_an_arm_before_the_chest_does_not_stay_there() -> None:
     assert np.abs(back - rgb / 255)[matte > 0.99].mean() < 0.02, "the photo's own pose lost its arm"
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_cloth_behind_arms_is_as_uneven_as_what_is_seen_of_it(plain: bool) -> None:
+    rgb, matte = (of.copy() for of in picture())
+    if plain:
+        rgb[np.abs(rgb.astype(int) - (180, 50, 50)).max(-1) < 50] = 180, 50, 50
+    folded = STANDING.copy()
+    folded[[R_ELBOW, R_WRIST, L_ELBOW, L_WRIST]] = (68, 107), (122, 107), (132, 107), (78, 107)
+    for place, colour in (
+        (rgb, (200, 150, 120)),
+        (matte, 1.0),
+    ):  # across all of the coat: no other side shows it
+        cv2.line(place, (68, 107), (132, 107), colour, 15)
+    person = MotionTransfer("limbs").transfer(rgb, matte, skeleton(folded), skeleton(STANDING))
+    luma = over_grey(person, matte.shape) @ LUMA
+    behind, beside = luma[104:111, 92:108].std(), luma[78:92, 92:108].std()
+    if plain:
+        assert behind < 0.005
+    else:
+        assert 0.4 < behind / beside < 1.2
+
+
 @pytest.mark.parametrize("shift", [-7, 7])
 def test_a_knee_that_moves_a_little_leaves_no_ghost(shift: int) -> None:
     rgb, matte = picture()
