@@ -229,7 +229,7 @@ def _texture(rgb: NDArray[np.float32], shown: NDArray[np.float32]) -> NDArray[np
     for band, like in zip(_octaves(rgb @ LUMA), _octaves(noise), strict=True):
         # Squares of mean roots: folds and seams, which are few, count for little.
         typical = (around(np.sqrt(np.abs(band)) * inside) / weight) ** 2
-        texture += like / like.std() * typical
+        texture += like / like.std() * np.minimum(typical, _WEAVE)
     return texture
 
 
@@ -238,6 +238,8 @@ def _octaves(plane: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     return [np.asarray(fine - coarse) for fine, coarse in pairwise(blurred)]
 
 
+_WEAVE = 0.03
+"""Lightness, 0..1, by which an octave of a weave is uneven at most: more is a pattern, which noise cannot continue."""
 _COARSE = 8
 """How much smaller it is worked out how uneven what is shown is."""
 
