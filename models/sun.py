@@ -47,8 +47,10 @@ _NIGHT = 0.02
 """Luminance of ground on which nothing can be told."""
 _SMALLEST = 40.0
 """Pixels of stature below which nothing can be read off a shadow."""
-_FLATTEST, _SOFT = 0.05, 0.008
-"""Thickness of a shadow that falls straight to the side, as bodies have one; blur of its outline, in statures."""
+_FLATTEST = 0.05
+"""Pixels that a shadow falls down, or up, for each of the body's height, at least: flatter, rows would be skipped."""
+_SOFT = 0.008
+"""Blur of its outline, in statures."""
 _DEEP = 0.025
 """Statures by which a body's depth, seen along the ground, thickens its shadow."""
 _ROWS = 4

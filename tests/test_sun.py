@@ -124,11 +124,12 @@ def test_it_falls_on_lit_ground_only() -> None:
     assert hidden[492 - 150, 330 - 100] < 0.2 < taken[492 - 150, 330 - 100]
 
 
-def test_a_flat_one_has_no_steps_and_no_gaps() -> None:
+@pytest.mark.parametrize("down", [-0.08, 0.0])
+def test_a_flat_one_has_no_steps_and_no_gaps(down: float) -> None:
     body = np.zeros((240, 320), np.float32)
     body[20:220, 50:56] = body[20:220, 66:72] = 1  # two legs
     ground = np.full((240, 320, 3), 170, np.uint8)
-    taken = shade(Sun(1.0, -0.08, 0.6, 0.4), body, (0, 0), 220.0, 150.0, ground, [])
+    taken = shade(Sun(1.0, down, 0.6, 0.4), body, (0, 0), 220.0, 150.0, ground, [])
     along = taken.max(0)[90:240]
     assert along.min() > 0.25
     assert np.abs(np.diff(along)).max() < 0.01
